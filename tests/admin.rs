@@ -37,12 +37,12 @@ fn problem(got: &Got) -> (String, String) {
 #[tokio::test]
 async fn a_tripped_breaker_is_seen_with_its_cause() {
     let (front, _upstream) = stage(500, "breaker = { failure_threshold = 3, jitter = 0 }\n").await;
-    let before = front.look("/api/v1/breakers").await;
+    let before = front.get_json("/api/v1/breakers").await;
     assert_eq!((&before[0]["state"], &before[0]["why"]), (&json!("closed"), &json!(null)), "{before}");
     for _ in 0..3 {
         front.ask("GET", "/a", "").await;
     }
-    let after = front.look("/api/v1/breakers").await;
+    let after = front.get_json("/api/v1/breakers").await;
     let breaker = &after[0];
     assert_eq!(breaker["state"], "open", "{after}");
     assert_eq!(breaker["why"], "3 failures in a row: answered 500");
@@ -55,12 +55,12 @@ async fn a_tripped_breaker_is_seen_with_its_cause() {
     assert_eq!(breaker["forced"], false);
     let remaining = breaker["remaining_ms"].as_u64().unwrap();
     assert!((1..=60_000).contains(&remaining), "{after}");
-    assert_eq!(front.look("/api/v1/status").await["upstreams"][0]["breakers_open"], 1);
-    let events = front.look("/api/v1/events").await;
+    assert_eq!(front.get_json("/api/v1/status").await["upstreams"][0]["breakers_open"], 1);
+    let events = front.get_json("/api/v1/events").await;
     assert_eq!(events[0]["kind"], "breaker-opened", "{events}");
     assert_eq!(events[0]["text"], "opened for 60000 ms: 3 failures in a row: answered 500");
     let number = events[0]["number"].as_u64().unwrap();
-    assert_eq!(front.look(&format!("/api/v1/events?after={number}")).await, json!([]));
+    assert_eq!(front.get_json(&format!("/api/v1/events?after={number}")).await, json!([]));
 }
 
 /// Status, page, command line and metrics show one list.
@@ -103,11 +103,11 @@ async fn limits_budgets_and_places_show_their_fill() {
     for _ in 0..2 {
         assert_eq!(front.ask("GET", "/a", "").await.status(), "200");
     }
-    let limits = front.look("/api/v1/limits").await;
+    let limits = front.get_json("/api/v1/limits").await;
     let expected = json!([{ "endpoint": null, "requests": 5, "period_ms": 3_600_000, "burst": 5, "taken": 2 }]);
     assert_eq!(limits[0]["limits"], expected, "{limits}");
     assert_eq!(limits[0]["concurrency"][0]["places"], 7, "{limits}");
-    let budgets = front.look("/api/v1/budgets").await;
+    let budgets = front.get_json("/api/v1/budgets").await;
     assert!(budgets[0]["saved"].as_f64().unwrap() >= 2.0, "{budgets}");
     assert_eq!(budgets[0]["floor_per_second"], 2, "{budgets}");
 }
@@ -116,7 +116,7 @@ async fn limits_budgets_and_places_show_their_fill() {
 async fn readiness_follows_the_process_and_health_does_not() {
     let (front, _upstream) = stage(200, "").await;
     let address = front.admin_address();
-    assert_eq!(front.look("/readyz").await, json!({ "ready": true, "why": null }));
+    assert_eq!(front.get_json("/readyz").await, json!({ "ready": true, "why": null }));
     let health = raw(address, b"GET /healthz HTTP/1.1\r\nHost: any.example\r\n\r\n").await;
     assert_eq!((health.status(), health.text().as_str()), ("200", "ok\n"));
     assert!(front.stop());
@@ -215,9 +215,9 @@ async fn roles_decide_who_may_look_and_who_may_act() {
         ("probes need no token", "GET", "/readyz", "", ("200", "")),
         ("no token", "GET", "/api/v1/status", "", ("401", "no-token")),
         ("a wrong token", "GET", "/api/v1/status", &*bearer("the-readers-token-1"), ("401", "no-token")),
-        ("a reader looks", "GET", "/api/v1/status", &*read, ("200", "")),
+        ("a reader reads", "GET", "/api/v1/status", &*read, ("200", "")),
         ("a reader acts", "POST", reset, &*read, ("403", "read-only")),
-        ("a writer looks", "GET", "/api/v1/status", &*write, ("200", "")),
+        ("a writer reads", "GET", "/api/v1/status", &*write, ("200", "")),
         ("a writer acts", "POST", reset, &*write, ("200", "")),
         ("nobody acts", "POST", reset, "", ("401", "no-token")),
         ("another site acts", "POST", reset, &*format!("{write}Origin: https://evil.example\r\n"), ("403", "foreign")),
@@ -328,7 +328,7 @@ fn the_error_for_a_port_in_use_names_the_remedy() {
 async fn the_document_says_what_there_is() {
     let document: Value = serde_json::from_str(openapi()).unwrap();
     let (front, _upstream) = stage(200, "").await;
-    assert_eq!(front.look("/api/v1/openapi.json").await, document);
+    assert_eq!(front.get_json("/api/v1/openapi.json").await, document);
     let got = front.ask("GET", &format!("/{BATCH}"), "").await;
     let id = got.header("triage-request-id").unwrap();
     let mut operations = BTreeSet::new();

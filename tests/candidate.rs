@@ -90,7 +90,7 @@ impl Trial {
     }
 
     /// The texts of the candidate's events, each with its kind.
-    async fn told(&self) -> Vec<(String, String)> {
+    async fn candidate_events(&self) -> Vec<(String, String)> {
         let events = self.front.look("/api/v1/events").await;
         let text = |event: &Value, name: &str| event[name].as_str().unwrap().to_owned();
         let all = events.as_array().unwrap().iter().map(|event| (text(event, "kind"), text(event, "text")));
@@ -127,8 +127,8 @@ async fn in_shadow_it_is_compared_and_changes_nothing() {
     let bytes = Guest::new().build();
     trial.drop_in("next.wasm", &bytes);
     trial.tried().await;
-    let told = trial.events().last().unwrap().to_string();
-    assert!(told.ends_with(" decides in shadow: its verdicts are only compared"), "{told}");
+    let message = trial.events().last().unwrap().to_string();
+    assert!(message.ends_with(" decides in shadow: its verdicts are only compared"), "{message}");
     for asked in 0..100 {
         let (got, policy) = trial.ask(&asked.to_string()).await;
         assert_eq!((got.status(), policy.as_str()), ("404", "http-standard"), "{asked}");
@@ -155,7 +155,7 @@ async fn in_shadow_it_is_compared_and_changes_nothing() {
     assert_eq!(trial.scraped().await, [120, 100, 0, 120, 0], "the metrics count on");
 }
 
-/// What an operator is told: in the events, the admin API, the metrics and on the command line.
+/// The results that an operator gets: in the events, the admin API, the metrics and on the command line.
 #[tokio::test]
 async fn a_difference_is_told_once_and_shown_with_its_count_and_time_wherever_an_operator_looks() {
     let trial = Trial::new("mode = \"shadow\"", Some(&Guest::new().build()), |_| status(404)).await;
@@ -166,10 +166,10 @@ async fn a_difference_is_told_once_and_shown_with_its_count_and_time_wherever_an
     let digest = trial.report().component.unwrap().digest.unwrap();
     let difference = "any 404: rejected, success, deliver; candidate: rejected, ignore, deliver";
     let first = format!("candidate {} decides differently for the first time: {difference}", digest.short());
-    let told = trial.told().await;
-    let kinds: Vec<&str> = told.iter().map(|(kind, _)| kind.as_str()).collect();
-    assert_eq!(kinds, ["candidate-tried", "candidate-differed"], "{told:?}");
-    assert_eq!(told[1].1, first);
+    let events = trial.candidate_events().await;
+    let kinds: Vec<&str> = events.iter().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["candidate-tried", "candidate-differed"], "{events:?}");
+    assert_eq!(events[1].1, first);
     let mut shown = trial.shown().await;
     let (began, latest) = (shown["began_unix_ms"].take(), shown["differences"][0]["latest_unix_ms"].take());
     assert!(began.as_u64().unwrap() <= latest.as_u64().unwrap(), "{began} {latest}");
@@ -210,8 +210,8 @@ async fn after_a_thousand_equal_decisions_a_candidate_is_told_once_to_be_ready()
         trial.until("compared", |trial| trial.report().counts.compared == asked + 1).await;
     }
     assert_eq!((trial.report().state, trial.shown().await["state"].clone()), (TrialState::Ready, json!("ready")));
-    let told = trial.told().await;
-    let [_, (kind, text)] = &told[..] else { panic!("{told:?}") };
+    let events = trial.candidate_events().await;
+    let [_, (kind, text)] = &events[..] else { panic!("{events:?}") };
     assert_eq!(kind, "candidate-ready");
     let wanted = " is ready to promote: it decided 1000 times as the live policy did; to promote a candidate, copy its file \
                   over the live policy's";
@@ -255,17 +255,17 @@ async fn in_shadow_its_faults_are_its_own() {
             assert_eq!((got.status(), policy.as_str()), ("404", "http-standard"), "{what}");
         }
         trial.until("given up", |trial| matches!(trial.events().last(), Some(Event::GivenUp { .. }))).await;
-        let told = trial.events().last().unwrap().to_string();
+        let message = trial.events().last().unwrap().to_string();
         let wanted = format!(
             " failed 3 of 3 decisions, the last time: {fault}; it no longer decides, and the component is quarantined: fix it and copy it into the folder again"
         );
-        assert!(told.ends_with(&wanted), "{what}: {told}");
+        assert!(message.ends_with(&wanted), "{what}: {message}");
         assert_eq!(
             (trial.report().state, trial.shown().await["state"].clone()),
             (TrialState::GivenUp, json!("given-up"))
         );
         assert_eq!(trial.scraped().await, [3, 3, 0, 3, 3], "{what}: its results stay");
-        let kinds: Vec<String> = trial.told().await.into_iter().map(|(kind, _)| kind).collect();
+        let kinds: Vec<String> = trial.candidate_events().await.into_iter().map(|(kind, _)| kind).collect();
         assert_eq!(kinds, ["candidate-tried", "candidate-differed", "candidate-given-up"], "{what}");
         // It is refused as the live policy too.
         trial.drop_in("http-standard.wasm", &bytes);
@@ -288,8 +288,8 @@ async fn a_candidate_that_fails_a_check_is_refused_and_nothing_else_happens() {
 #[tokio::test]
 async fn a_canary_decides_for_its_share_and_always_the_same_requests() {
     let trial = Trial::new("mode = \"canary\", share = 30", Some(&Guest::new().build()), |_| status(404)).await;
-    let told = trial.events().last().unwrap().to_string();
-    assert!(told.ends_with(" decides for 30 % of the requests"), "{told}");
+    let message = trial.events().last().unwrap().to_string();
+    assert!(message.ends_with(" decides for 30 % of the requests"), "{message}");
     let mut by_canary = Vec::new();
     for asked in 0..300 {
         by_canary.push(trial.ask(&asked.to_string()).await.1 == "hostile");
@@ -364,7 +364,7 @@ async fn of_two_policies_the_stricter_one_says_what_a_request_may_do() {
 
 #[test]
 fn a_candidate_must_be_another_policy() {
-    for (keys, told) in [
+    for (keys, message) in [
         (
             "candidate.policy = \"http-standard\"",
             "upstreams.a.candidate.policy: got http-standard; must be a policy other than the upstream's own",
@@ -374,6 +374,6 @@ fn a_candidate_must_be_another_policy() {
     ] {
         let text = format!("[upstreams.a]\nbase_url = \"http://a.invalid\"\n{keys}\n");
         let problems = config::from_toml(&text).unwrap_err().to_string();
-        assert!(problems.contains(told), "{keys}: {problems}");
+        assert!(problems.contains(message), "{keys}: {problems}");
     }
 }

@@ -76,10 +76,10 @@ fn the_contract_breaks_none_of_its_own_minor() {
     let last = released().into_iter().filter(|version| (version.0, version.1) == (now.0, now.1)).max();
     let Some(last) = last else { return };
     assert!(last <= now, "{last:?} was released already, and wit/ says {now:?}");
-    let told = "wit/ differs from its last release; give it a new minor version, and the old one an adapter";
-    fits(&corpus(last), &folder("wit")).unwrap_or_else(|error| panic!("{told}: {error}"));
+    let hint = "wit/ differs from its last release; give it a new minor version, and the old one an adapter";
+    fits(&corpus(last), &folder("wit")).unwrap_or_else(|error| panic!("{hint}: {error}"));
     // Types that a host passes to components must not grow either, since older components do not know the additions.
-    fits(&folder("wit"), &corpus(last)).unwrap_or_else(|error| panic!("{told}: {error}"));
+    fits(&folder("wit"), &corpus(last)).unwrap_or_else(|error| panic!("{hint}: {error}"));
 }
 
 #[test]

@@ -68,9 +68,9 @@ fn refused(manifests: &str) -> Option<String> {
     };
     checking.stdin.take().unwrap().write_all(manifests.as_bytes()).unwrap();
     let checked = checking.wait_with_output().unwrap();
-    let told = String::from_utf8_lossy(&checked.stderr).into_owned();
-    assert_eq!(checked.status.success(), told.is_empty(), "{told}");
-    Some(told)
+    let message = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert_eq!(checked.status.success(), message.is_empty(), "{message}");
+    Some(message)
 }
 
 /// The lines of the alert rules that begin so, without the beginning and quotes.
@@ -228,15 +228,15 @@ fn the_units_hold_and_wait_for_the_drain() {
         Ok(verified) => verified,
         Err(error) => return println!("skipped: systemd-analyze does not run here ({error})"),
     };
-    let told = String::from_utf8_lossy(&verified.stderr).into_owned();
-    assert!(verified.status.success() && !told.contains("triage."), "{told}");
+    let message = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(verified.status.success() && !message.contains("triage."), "{message}");
     // 2.0 of 10 at most. The unit has 1.4 in systemd 252; other versions weigh a little differently.
     let rated = analyze(&["security", "--offline=true", "--threshold=20", "--no-pager", "./triage.service"]).unwrap();
-    let told = String::from_utf8_lossy(&rated.stdout).into_owned() + &String::from_utf8_lossy(&rated.stderr);
-    if told.contains("unrecognized option") {
+    let message = String::from_utf8_lossy(&rated.stdout).into_owned() + &String::from_utf8_lossy(&rated.stderr);
+    if message.contains("unrecognized option") {
         return println!("skipped: this systemd-analyze cannot rate a unit that is not installed");
     }
-    assert!(rated.status.success() && told.contains("exposure level"), "{told}");
+    assert!(rated.status.success() && message.contains("exposure level"), "{message}");
 }
 
 #[test]

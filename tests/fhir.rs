@@ -133,7 +133,7 @@ async fn a_thousand_conditional_creates_through_faults_make_one_patient_an_ident
     sleep(Duration::from_secs(120)).await;
     one_of_each(&world.server.patients(), 334);
     assert_eq!(gave_up, 0);
-    assert!(world.faults.struck() > 150, "the faults struck: {}", world.faults.struck());
+    assert!(world.faults.injected() > 150, "faults were injected: {}", world.faults.injected());
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,10 +209,11 @@ async fn a_verification_says_who_asks_and_not_what_was_written() {
         ("accept", "application/json"),
     ];
     assert_eq!(world.send(with(create("a b&_count=0", "A"), &fields)).await.status, 504, "no such identifier");
-    let looks: Vec<_> = world.server.arrived().into_iter().filter(|arrived| arrived.method == Method::GET).collect();
-    let look = looks.first().expect("a verification");
-    assert_eq!(look.path_and_query, "/Patient?identifier=urn:mrn%7Ca%20b");
-    let header = |name: &str| look.headers.get(name).map(|value| value.to_str().unwrap());
+    let verifications: Vec<_> =
+        world.server.arrived().into_iter().filter(|arrived| arrived.method == Method::GET).collect();
+    let verification = verifications.first().expect("a verification");
+    assert_eq!(verification.path_and_query, "/Patient?identifier=urn:mrn%7Ca%20b");
+    let header = |name: &str| verification.headers.get(name).map(|value| value.to_str().unwrap());
     for (name, value) in [
         ("authorization", Some("Bearer t")),
         ("x-api-key", Some("k")),
@@ -257,7 +258,7 @@ async fn several_matches_are_left_to_an_operator() {
     world.faults.set(&[(Method::POST, 1.0, Fault::Failed(503))]);
     let answer = world.send(create("1", "Ann")).await;
     assert_eq!((answer.status, answer.problem().as_str()), (504, "effect-unknown"), "{answer:?}");
-    assert_eq!((world.server.count(&Method::POST), world.server.count(&Method::GET)), (1, 1), "looked once");
+    assert_eq!((world.server.count(&Method::POST), world.server.count(&Method::GET)), (1, 1), "verified once");
 }
 
 /// A caller with a short deadline leaves its create unknown. Another caller's create with the same condition verifies it first.

@@ -131,7 +131,7 @@ async fn answers_are_sealed_and_keys_are_rotated() {
     let first = old.create("St. Secret", Some("my-secret-key")).await;
     assert_eq!(first.status, 200, "{first:?}");
     let everything = dump(&fleet);
-    assert!(everything.len() > 200, "tripwire: there is something to look through");
+    assert!(everything.len() > 200, "tripwire: there is something to search");
     for text in ["Secret", "creation_batch_id", "my-secret-key", "1 Main St"] {
         assert!(!holds(&everything, text), "{text} can be read on the server");
     }
@@ -176,11 +176,11 @@ async fn a_keyed_create_asks_three_times_before_it_is_sent_and_a_read_once() {
     // The background thread's recheck, once a second, may fall into one of the rounds.
     let (mut before, mut after) = (u64::MAX, u64::MAX);
     for row in 0..3 {
-        let came = fleet.creates();
+        let creates = fleet.creates();
         let () = fleet.server.ask(&["CONFIG", "RESETSTAT"]);
         let own = host.clone();
         let answer = tokio::spawn(async move { own.create("A", Some(&format!("k{row}"))).await });
-        while fleet.creates() == came {
+        while fleet.creates() == creates {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         before = before.min(fleet.server.calls("evalsha"));

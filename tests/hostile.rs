@@ -35,7 +35,7 @@ async fn creates_are_not_repeated(guest: &str) {
     }
     assert_eq!(world.emulator.duplicates(), 0, "{guest}");
     assert_eq!(world.emulator.made(), asked, "{guest}: every create was sent once");
-    assert!(world.emulator.faults_injected() > 300, "the faults struck");
+    assert!(world.emulator.faults_injected() > 300, "faults were injected");
 }
 
 #[tokio::test(start_paused = true)]

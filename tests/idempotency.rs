@@ -50,7 +50,7 @@ async fn expired_records_are_purged_without_traffic() {
     };
     assert!(held("20", "20"), "{:?}", world.host);
     tokio::time::sleep(Duration::from_hours(25)).await;
-    assert!(held("20", "20"), "tripwire: nobody looks");
+    assert!(held("20", "20"), "tripwire: no request is verified");
     let host = world.host.clone();
     let tidying = tokio::spawn(async move { host.purge_expired().await });
     tokio::time::sleep(Duration::from_mins(6)).await;

@@ -202,27 +202,27 @@ async fn metrics_api_and_events_show_the_learned_values() {
     assert!(value(&samples, &format!("triage_adaptive_rate_decreases_total{group}")).abs() < f64::EPSILON);
     let usual = value(&samples, &format!("triage_breaker_usual_failure_ratio{group}"));
     assert!((usual - 0.001).abs() < f64::EPSILON, "{usual}");
-    assert_eq!(front.look("/api/v1/breakers").await[0]["usual_failures"], 0.001);
-    assert!(front.look("/api/v1/limits").await[0]["adaptive_rate"]["per_minute"].is_null());
+    assert_eq!(front.get_json("/api/v1/breakers").await[0]["usual_failures"], 0.001);
+    assert!(front.get_json("/api/v1/limits").await[0]["adaptive_rate"]["per_minute"].is_null());
     let throttled = front.ask("GET", "/429", "").await;
     let samples = scrape(&front).await;
     let rate = value(&samples, &format!("triage_adaptive_rate_per_second{group}"));
     assert!(rate >= 5.0, "{rate}");
-    let shown = &front.look("/api/v1/limits").await[0]["adaptive_rate"];
+    let shown = &front.get_json("/api/v1/limits").await[0]["adaptive_rate"];
     assert_eq!((&shown["floor_per_minute"], &shown["decreases"]), (&300.into(), &1.into()), "{shown}");
     let course = async |got: &crate::support::front::Got| {
         let id = got.header("triage-request-id").unwrap();
-        front.look(&format!("/api/v1/requests/{id}")).await.to_string()
+        front.get_json(&format!("/api/v1/requests/{id}")).await.to_string()
     };
-    let told = course(&throttled).await;
-    assert!(told.contains("requests a minute from now on"), "{told}");
+    let message = course(&throttled).await;
+    assert!(message.contains("requests a minute from now on"), "{message}");
     let waited = {
         let all =
             tokio::join!(front.ask("GET", "/200", ""), front.ask("GET", "/200", ""), front.ask("GET", "/200", ""));
         [course(&all.0).await, course(&all.1).await, course(&all.2).await]
     };
-    assert!(waited.iter().any(|told| told.contains("the upstream throttles: ")), "{waited:?}");
-    let events = front.look("/api/v1/events").await.to_string();
+    assert!(waited.iter().any(|message| message.contains("the upstream throttles: ")), "{waited:?}");
+    let events = front.get_json("/api/v1/events").await.to_string();
     assert!(
         events.contains("\"slowed\"") && events.contains("the upstream throttles: the host sends at most"),
         "{events}"

@@ -92,7 +92,7 @@ async fn a_sign_in_opens_what_the_token_may_and_no_more() {
     let reset = "/api/v1/breakers/api/any/reset";
     for (what, method, path, headers, expected) in [
         ("a reader sees the page", "GET", "/", &*read, "200"),
-        ("a reader looks", "GET", "/api/v1/status", &*read, "200"),
+        ("a reader reads", "GET", "/api/v1/status", &*read, "200"),
         ("a reader acts", "POST", reset, &*format!("{read}{own}"), "403"),
         ("a writer acts from the page", "POST", reset, &*format!("{write}{own}"), "200"),
         ("by fetch metadata", "POST", reset, &*format!("{write}Sec-Fetch-Site: same-origin\r\n"), "200"),
@@ -142,7 +142,7 @@ async fn streams_are_few_and_a_place_comes_back_with_its_page() {
     }
     let (_, text) = follow(address, "").await;
     assert!(text.starts_with("HTTP/1.1 503") && text.contains("urn:triage:admin:too-many-pages"), "{text}");
-    assert_eq!(front.look("/readyz").await["ready"], true);
+    assert_eq!(front.get_json("/readyz").await["ready"], true);
     pages.pop();
     let mut status = String::new();
     while !status.starts_with("HTTP/1.1 200") {

@@ -71,7 +71,7 @@ type Script = Box<dyn FnMut(&Seen) -> Option<Reply> + Send>;
 
 const PATIENT: Duration = Duration::from_secs(60);
 
-fn told(error: &RegistryError) -> String {
+fn message(error: &RegistryError) -> String {
     let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
     format!("{error}{cause}")
 }
@@ -116,13 +116,13 @@ async fn a_component_from_a_registry_must_match_its_digest() {
     ];
     for (what, script, expected) in all {
         let error = asked(&component, PATIENT, script).await.map(|_| ()).unwrap_err();
-        let told = told(&error);
-        assert!(told.contains(expected) && told.starts_with("registry 127.0.0.1:"), "{what}: {told}");
-        assert!(told.len() < 700, "{what}: {told}");
+        let message = message(&error);
+        assert!(message.contains(expected) && message.starts_with("registry 127.0.0.1:"), "{what}: {message}");
+        assert!(message.len() < 700, "{what}: {message}");
     }
     let slow = asked(&component, Duration::from_millis(300), move |seen| is_blob(seen).then_some(Reply::Hang));
-    let told = told(&slow.await.unwrap_err());
-    assert!(told.contains("did not send its whole answer within 0.3 s"), "{told}");
+    let message = message(&slow.await.unwrap_err());
+    assert!(message.contains("did not send its whole answer within 0.3 s"), "{message}");
 }
 
 /// The credentials sent to a host.
@@ -159,7 +159,7 @@ async fn a_registry_gets_its_own_credentials_or_none() {
     assert_eq!(fetched(with_login(&own), &artifact).await.unwrap(), b"x");
     let before = upstream.seen().len();
     let error = fetched(with_login("registry.example"), &artifact).await.unwrap_err();
-    assert!(told(&error).contains("it requires a name and a password, or different ones"), "{}", told(&error));
+    assert!(message(&error).contains("it requires a name and a password, or different ones"), "{}", message(&error));
     assert_eq!(sent(&upstream.seen()[before..]), [""; 0], "another's were sent");
 
     let realm = Scripted::start(|_| answer(b"{\"token\": \"T0KEN\"}")).await;
@@ -277,11 +277,11 @@ async fn a_pushed_policy_serves_by_its_digest() {
 #[test]
 fn a_name_that_is_none_is_the_operators_problem() {
     let toml = |policy: &str| format!("[upstreams.a]\nbase_url = \"http://a.example\"\npolicy = \"{policy}\"\n");
-    for (policy, told) in [
+    for (policy, message) in [
         ("oci://registry.example/a:1.0", "it must end with @sha256: and 64 hexadecimal digits"),
         ("oci://user:pass@registry.example/a@sha256:00", "it must end with @sha256: and 64"),
     ] {
         let problems = config::from_toml(&toml(policy)).unwrap_err().to_string();
-        assert!(problems.contains(told), "{policy}: {problems}");
+        assert!(problems.contains(message), "{policy}: {problems}");
     }
 }

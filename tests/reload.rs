@@ -80,9 +80,9 @@ async fn a_component_that_fails_a_check_never_serves_and_the_event_says_why() {
         let stage = Stage::new(&[]).await;
         stage.drop_in(&bytes);
         let event = stage.until(what, |event| matches!(event, Event::Refused { .. })).await;
-        let Event::Refused { file, step: at, reason: told, .. } = &event else { unreachable!() };
+        let Event::Refused { file, step: at, reason: message, .. } = &event else { unreachable!() };
         assert_eq!((file, *at), (&stage.path("http-standard.wasm"), step), "{what}: {event}");
-        assert!(told.contains(reason), "{what}: {event}");
+        assert!(message.contains(reason), "{what}: {event}");
         assert!(event.to_string().ends_with("the previous generation continues to serve"), "{what}: {event}");
         assert_eq!(stage.policy().await, "http-standard", "{what}");
         stage.drop_guest("fhir");
@@ -139,10 +139,10 @@ async fn a_component_from_the_folder_must_be_trusted_before_it_settles_writes() 
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
-    let told = event.to_string();
-    assert!(told.starts_with("generation 2 ("), "{event}");
+    let message = event.to_string();
+    assert!(message.starts_with("generation 2 ("), "{event}");
     assert!(
-        told.ends_with(
+        message.ends_with(
             ") serves; it may not settle unknown writes until you trust it: set \
              `upstreams.api.endpoints.create-hospital.settle = true`, \
              `upstreams.api.endpoints.activate-batch.settle = true` and start again"

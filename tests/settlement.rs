@@ -107,7 +107,7 @@ async fn two_hundred_writes_are_settled_within_their_commit_time() {
     tokio::time::sleep(COMMIT_WITHIN + Duration::from_secs(10)).await;
     assert_eq!(creates(&world.emulator), ROWS, "a write was sent again");
     let most = world.emulator.most_within(Call::ListBatch, Duration::from_secs(60));
-    assert!(most <= 120, "{most} looks in a minute");
+    assert!(most <= 120, "{most} verifications in a minute");
     // Verifications fail from here on, so that the next try shows the state of the records.
     world.emulator.set_faults(blind());
     let (mut replayed, mut sent) = (0, 0);
@@ -230,22 +230,22 @@ async fn verification_ends_after_the_margin() {
     world.emulator.set_faults(blind().on(Call::Create, When::Always, Fault::ResetAfter));
     left_unknown(&world, 1).await;
     let _settling = Settling::at(&world.host);
-    let looks = || world.emulator.arrivals().iter().filter(|arrival| arrival.call == Call::ListBatch).count();
-    let before = looks();
+    let verifications = || world.emulator.arrivals().iter().filter(|arrival| arrival.call == Call::ListBatch).count();
+    let before = verifications();
     tokio::time::sleep(COMMIT_WITHIN + Duration::from_secs(60)).await;
-    let halfway = looks();
+    let halfway = verifications();
     assert!(halfway > before, "it is not verified");
     tokio::time::sleep(Duration::from_secs(70)).await;
-    let end = looks();
+    let end = verifications();
     assert!(end > halfway, "verification ended early");
     tokio::time::sleep(Duration::from_hours(1)).await;
-    assert_eq!(looks(), end, "it goes on");
+    assert_eq!(verifications(), end, "it goes on");
     // It is given up once: a caller's try that settles nothing starts no new verifications.
     for _ in 0..3 {
         assert_eq!(row(&world, 0).await.problem(), "effect-unknown");
-        let after_the_try = looks();
+        let after_the_try = verifications();
         tokio::time::sleep(Duration::from_secs(120)).await;
-        assert_eq!(looks(), after_the_try, "each try begins it again");
+        assert_eq!(verifications(), after_the_try, "each try begins it again");
     }
     // Its caller can still settle it.
     world.emulator.set_faults(Faults::none());
@@ -263,10 +263,11 @@ async fn the_host_settles_no_write_if_disabled_or_above_max_request() {
         left_unknown(&world, 1).await;
         let _settling = Settling::at(&world.host);
         world.emulator.set_faults(Faults::none());
-        let looks = || world.emulator.arrivals().iter().filter(|arrival| arrival.call == Call::ListBatch).count();
-        let before = looks();
+        let verifications =
+            || world.emulator.arrivals().iter().filter(|arrival| arrival.call == Call::ListBatch).count();
+        let before = verifications();
         tokio::time::sleep(COMMIT_WITHIN * 2).await;
-        assert_eq!(looks(), before, "{keys}");
+        assert_eq!(verifications(), before, "{keys}");
         let answer = row(&world, 0).await;
         assert_eq!((answer.status, answer.header("triage-replay")), (200, ""), "{keys}: {answer:?}");
     }

@@ -85,7 +85,7 @@ async fn ten_thousand_creates_through_faults_lose_and_repeat_nothing() {
     assert!(answered >= 9_990, "answered 200: {answered} of 10000");
     assert_eq!(world.emulator.hospitals().len(), 10_000, "lost or repeated");
     assert_eq!(world.emulator.duplicates(), 0);
-    assert!(world.emulator.faults_injected() > 1_500, "the faults struck");
+    assert!(world.emulator.faults_injected() > 1_500, "faults were injected");
 }
 
 #[tokio::test(start_paused = true)]

@@ -113,8 +113,8 @@ async fn a_component_without_a_valid_signature_is_refused() {
         if let Some(signature) = signature {
             fs::write(stage.path("http-standard.wasm.minisig"), signature).unwrap();
         }
-        let (step, told) = refused(&stage, what, &fhir).await;
-        assert_eq!((step, told.as_str()), (StagePhase::Signature, reason), "{what}");
+        let (step, message) = refused(&stage, what, &fhir).await;
+        assert_eq!((step, message.as_str()), (StagePhase::Signature, reason), "{what}");
         // The right signature arrives later, without a change of the component.
         fs::write(stage.path("http-standard.wasm.minisig"), &good).unwrap();
         stage.installed(2).await;
@@ -138,11 +138,11 @@ async fn a_checksum_is_checked_where_there_is_one() {
     let stage = Stage::new(&[]).await;
     let sum = stage.path("http-standard.wasm.sha256");
     fs::write(&sum, format!("{wrong}  http-standard.wasm\n")).unwrap();
-    let (step, told) = refused(&stage, "a wrong checksum", &fhir).await;
+    let (step, message) = refused(&stage, "a wrong checksum", &fhir).await;
     let reason = format!(
         "the component's SHA-256 is {digest}, but http-standard.wasm.sha256 contains {wrong}; they must be equal: copy both again"
     );
-    assert_eq!((step, told), (StagePhase::Checksum, reason));
+    assert_eq!((step, message), (StagePhase::Checksum, reason));
     fs::write(&sum, format!("{}  http-standard.wasm\n", digest.to_uppercase())).unwrap();
     stage.installed(2).await;
     assert_eq!(stage.policy().await, "fhir");
@@ -165,10 +165,11 @@ async fn a_file_that_the_configuration_names_must_be_signed_too() {
     );
     let settings = config::from_toml(&format!("[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n{text}")).unwrap();
     assert!(Server::start(&settings).is_err(), "unsigned");
-    let told = triage::preflight::check(&settings).unwrap_err().to_string();
+    let message = triage::preflight::check(&settings).unwrap_err().to_string();
     assert!(
-        told.contains("own.wasm of upstream api is refused: the component is not signed: there is no own.wasm.minisig"),
-        "{told}"
+        message
+            .contains("own.wasm of upstream api is refused: the component is not signed: there is no own.wasm.minisig"),
+        "{message}"
     );
     fs::write(folder.path().join("own.wasm.minisig"), signer.sign(&guest("fhir"))).unwrap();
     let front = Front::serve(&text);
@@ -177,14 +178,14 @@ async fn a_file_that_the_configuration_names_must_be_signed_too() {
 
 #[test]
 fn keys_that_are_none_are_refused() {
-    for (keys, told) in [
+    for (keys, message) in [
         ("[\"RWabc\"]", "policies.keys: got a list; must be a list of at most 16 minisign public keys"),
         ("[3]", "policies.keys: got a list; must be a list of at most 16 minisign public keys"),
         ("true", "policies.keys: got true; must be a list of at most 16 minisign public keys"),
     ] {
         let text = format!("[policies]\nkeys = {keys}\n[upstreams.a]\nbase_url = \"http://a.invalid\"\n");
         let problems = config::from_toml(&text).unwrap_err().to_string();
-        assert!(problems.contains(told), "{keys}: {problems}");
+        assert!(problems.contains(message), "{keys}: {problems}");
     }
     let missing = Keys::open(&[KeySource::File("missing.pub".into())]).unwrap_err();
     assert!(matches!(missing, KeyError::File { .. }), "{missing}");

@@ -87,7 +87,7 @@ async fn decisions_are_recorded_and_the_same_policy_agrees_with_them() {
     assert_eq!(
         decisions(&take(&front).await).len(),
         1,
-        "what came before the stop can still be taken, and nothing else"
+        "what was recorded before the stop can still be taken, and nothing else"
     );
 }
 
@@ -97,14 +97,14 @@ async fn nothing_is_recorded_unasked_and_everything_about_it_is_an_event() {
     front.ask("GET", "/a", "").await;
     let off = json!({ "upstream": "api", "recording": false, "contents": false, "decisions": 0, "dropped": 0, "bytes": 0,
         "remaining_ms": null });
-    assert_eq!(front.look("/api/v1/traces").await, json!([off]));
+    assert_eq!(front.get_json("/api/v1/traces").await, json!([off]));
     assert_eq!(take(&front).await, "");
     start(&front, "{\"contents\": true, \"for_ms\": 60000}").await;
     let again = act(&front, "start", "").await;
     assert_eq!(again.status(), "409", "{}", again.text());
     assert!(again.text().contains("runs already; stop it first"), "{}", again.text());
     front.ask("GET", "/a", "").await;
-    let on = front.look("/api/v1/traces/api").await;
+    let on = front.get_json("/api/v1/traces/api").await;
     assert_eq!((&on["recording"], &on["contents"], &on["decisions"]), (&json!(true), &json!(true), &json!(1)), "{on}");
     assert!((1..=60_000).contains(&on["remaining_ms"].as_u64().unwrap()), "{on}");
     for _ in 0..3 {
@@ -112,8 +112,8 @@ async fn nothing_is_recorded_unasked_and_everything_about_it_is_an_event() {
     }
     act(&front, "stop", "").await;
     act(&front, "stop", "").await;
-    let events = front.look("/api/v1/events").await;
-    let told: Vec<&str> = events.as_array().unwrap().iter().map(|event| event["text"].as_str().unwrap()).collect();
+    let events = front.get_json("/api/v1/events").await;
+    let texts: Vec<&str> = events.as_array().unwrap().iter().map(|event| event["text"].as_str().unwrap()).collect();
     let expected = [
         // This is the fetch that returned nothing.
         "an operator fetches decisions without contents",
@@ -121,7 +121,7 @@ async fn nothing_is_recorded_unasked_and_everything_about_it_is_an_event() {
         "an operator fetches decisions with contents",
         "an operator ends the recording: 1 decisions, 0 dropped",
     ];
-    assert_eq!(told, expected, "{events}");
+    assert_eq!(texts, expected, "{events}");
     for (path, body, status) in [
         ("/api/v1/traces/gone/start", "", "404"),
         ("/api/v1/traces/api/explode", "", "404"),

@@ -88,9 +88,9 @@ async fn three_thousand_payments_through_faults_are_made_once() {
             "unknown" => {
                 unknown += 1;
                 let books = payments.books();
-                let told = &books.answers[&body(row)];
+                let shown = &books.answers[&body(row)];
                 let stays_so = books.broken.contains(&body(row)) || row % 3 == 0;
-                assert!(made <= 1 && stays_so, "row {row}: {told:?} {answer:?}");
+                assert!(made <= 1 && stays_so, "row {row}: {shown:?} {answer:?}");
             }
             _ => assert_eq!((answer.status, made), (429, 0), "row {row}: {answer:?}"),
         }
@@ -100,8 +100,8 @@ async fn three_thousand_payments_through_faults_are_made_once() {
     // Of twenty rows, one is a stored 500 that stays unknown, and one is declined.
     assert!(applied > ROWS * 85 / 100, "applied: {applied}");
     assert!(unknown < ROWS * 8 / 100, "unknown: {unknown}");
-    let struck = (books.resets, books.conflicts, books.replays);
-    assert!(books.resets > 500 && books.conflicts > 100 && books.replays > 500, "the faults struck: {struck:?}");
+    let injected = (books.resets, books.conflicts, books.replays);
+    assert!(books.resets > 500 && books.conflicts > 100 && books.replays > 500, "faults were injected: {injected:?}");
 }
 
 /// Tripwire: without the setting, nothing is sent again; otherwise the books would show a second payment.
@@ -153,8 +153,8 @@ async fn a_reconcile_sends_the_same_key_while_the_upstream_keeps_it_and_never_af
     let sends = payments.books().sent_keys.len();
     tokio::time::sleep(Duration::from_mins(2)).await;
     let late = pay(&host, 1, Some("k")).await;
-    let told = (late.problem(), late.header("triage-attempts"), late.header("triage-clamped"));
-    assert_eq!(told, ("effect-unknown".to_owned(), "0", "upstream-key"), "{late:?}");
+    let shown = (late.problem(), late.header("triage-attempts"), late.header("triage-clamped"));
+    assert_eq!(shown, ("effect-unknown".to_owned(), "0", "upstream-key"), "{late:?}");
     let books = payments.books();
     assert_eq!(books.sent_keys.len(), sends, "nothing was sent");
     assert_eq!((books.duplicates(), books.payments[&body(1)]), (0, 1));

@@ -22,11 +22,11 @@ async fn a_caller_with_a_short_wait_gets_a_504_in_time_and_the_answer_later() {
     // A create takes 5 s.
     let early = create_waiting(&world, "A", Some("k"), "wait=2").await;
     assert_eq!(began.elapsed(), Duration::from_secs(2));
-    let told = |name: &str| early.header(name).to_owned();
+    let shown = |name: &str| early.header(name).to_owned();
     assert_eq!((early.status, early.problem().as_str()), (504, "effect-unknown"), "{early:?}");
-    assert_eq!(told("preference-applied"), "wait=2");
-    assert_eq!((told("triage-sent"), told("triage-verdict")), ("maybe".to_owned(), "unknown".to_owned()));
-    assert_eq!((told("triage-retry-after-unknown"), told("retry-after")), ("same-key".to_owned(), "2".to_owned()));
+    assert_eq!(shown("preference-applied"), "wait=2");
+    assert_eq!((shown("triage-sent"), shown("triage-verdict")), ("maybe".to_owned(), "unknown".to_owned()));
+    assert_eq!((shown("triage-retry-after-unknown"), shown("retry-after")), ("same-key".to_owned(), "2".to_owned()));
     assert_eq!(early.json()["retry_after_ms"], 2000);
     let under_way = world.create("A", Some("k")).await;
     assert_eq!((under_way.status, under_way.problem().as_str()), (409, "in-flight"), "the request goes on");
@@ -51,15 +51,15 @@ async fn an_answer_in_time_is_passed_on() {
 async fn a_request_without_a_key_is_given_up_if_nothing_was_sent_and_else_not_to_be_repeated() {
     let world = std::sync::Arc::new(World::new(&settings(), Options::default()));
     let sent = create_waiting(&world, "A", None, "wait=2").await;
-    let told = (sent.problem(), sent.header("triage-retry-after-unknown"), sent.header("retry-after"));
-    assert_eq!(told, ("effect-unknown".to_owned(), "no", ""), "{sent:?}");
+    let shown = (sent.problem(), sent.header("triage-retry-after-unknown"), sent.header("retry-after"));
+    assert_eq!(shown, ("effect-unknown".to_owned(), "no", ""), "{sent:?}");
     sleep(Duration::from_secs(10)).await;
     assert_eq!(world.emulator.hospitals().len(), 1, "what was sent goes on");
     let second = world.create("A", None).await;
     assert_eq!(
         (second.status, second.header("triage-adopted")),
         (200, ""),
-        "its caller was told of the first: {second:?}"
+        "its caller got the record of the first: {second:?}"
     );
     assert_eq!(world.emulator.hospitals().len(), 2);
     // An equal request is running. The second one waits for its lock, and was not sent.
@@ -193,8 +193,8 @@ async fn a_record_path_that_is_not_enabled_is_a_404_and_not_forwarded() {
     }
     assert_eq!(world.emulator.arrivals().len(), arrived, "{:?}", world.emulator.arrivals());
     let unkeyed = early_create(&readable(), "ann", None).await;
-    let told = (unkeyed.problem(), unkeyed.header("location"));
-    assert_eq!(told, ("effect-unknown".to_owned(), ""), "its record goes with its answer");
+    let shown = (unkeyed.problem(), unkeyed.header("location"));
+    assert_eq!(shown, ("effect-unknown".to_owned(), ""), "its record goes with its answer");
 }
 
 /// At its deadline, a write without a key ends unknown and its caller learns that, so no other request gets its record.
@@ -239,8 +239,8 @@ async fn reads_of_records_are_bounded() {
 #[test]
 fn records_are_read_by_tenants_only() {
     let toml = "[upstreams.a]\nbase_url = \"http://a.example\"\nidempotency = { record_status = true, tenant_header = \"off\" }\n";
-    let told = config::from_toml(toml).unwrap_err().to_string();
-    assert!(told.contains("upstreams.a.idempotency.record_status") && told.contains("tenant_header"), "{told}");
+    let shown = config::from_toml(toml).unwrap_err().to_string();
+    assert!(shown.contains("upstreams.a.idempotency.record_status") && shown.contains("tenant_header"), "{shown}");
     // With shared state, the owner's proof needs a secret that all hosts share.
     let toml = "[state]\nurl = \"redis://127.0.0.1:1\"\n[upstreams.a]\nbase_url = \"http://a.example\"\nidempotency = { record_status = true }\n";
     let load = |key: Option<&str>| {
@@ -248,7 +248,7 @@ fn records_are_read_by_tenants_only() {
         let environment = key.map(|key| ("TRIAGE_STATE_KEY".to_owned(), key.to_owned())).into_iter().collect();
         config::load(&config::Inputs { file, environment, ..config::Inputs::default() })
     };
-    let told = load(None).unwrap_err().to_string();
-    assert!(told.contains("upstreams.a.idempotency.record_status") && told.contains("state.key_file"), "{told}");
+    let shown = load(None).unwrap_err().to_string();
+    assert!(shown.contains("upstreams.a.idempotency.record_status") && shown.contains("state.key_file"), "{shown}");
     assert!(load(Some(&"ab".repeat(32))).is_ok());
 }

@@ -39,8 +39,8 @@ async fn a_breaker_is_forced_open_given_back_and_each_action_is_an_event() {
     let undone = act(&front, "DELETE", "/api/v1/breakers/api/any/forced", "").await;
     assert_eq!((&undone["state"], &undone["forced"]), (&json!("half-open"), &json!(false)), "{undone}");
     assert_eq!(front.ask("GET", "/a", "").await.status(), "200", "the probe");
-    assert_eq!(front.look("/api/v1/breakers/api/any").await["state"], "closed");
-    let events = front.look("/api/v1/events").await;
+    assert_eq!(front.get_json("/api/v1/breakers/api/any").await["state"], "closed");
+    let events = front.get_json("/api/v1/events").await;
     let own = "api/any";
     let expected = [("breaker-opened", own), ("action", own), ("action", own), ("breaker-closed", own)];
     assert_eq!(kinds(&events), expected, "{events}");
@@ -61,7 +61,7 @@ async fn a_breaker_that_is_held_closed_does_not_trip_and_a_reset_ends_that() {
     for _ in 0..2 {
         front.ask("GET", "/a", "").await;
     }
-    assert_eq!(front.look("/api/v1/breakers/api/any").await["state"], "open");
+    assert_eq!(front.get_json("/api/v1/breakers/api/any").await["state"], "open");
     let reset = act(&front, "POST", "/api/v1/breakers/api/any/reset", "").await;
     assert_eq!(reset["state"], "closed", "{reset}");
 }
@@ -90,7 +90,7 @@ async fn a_pause_is_lifted_and_requests_go_on_within_the_limits() {
     assert_eq!(front.ask("GET", "/a", "").await.status(), "429");
     assert_eq!(front.ask("GET", "/a", "").await.status(), "429");
     assert_eq!(upstream.seen().len(), 1, "the second one was held back");
-    assert!(front.look("/api/v1/limits").await[0]["paused_ms"].as_u64().unwrap() > 0);
+    assert!(front.get_json("/api/v1/limits").await[0]["paused_ms"].as_u64().unwrap() > 0);
     let lifted = act(&front, "DELETE", path, "").await;
     assert_eq!(lifted["paused_ms"], json!(null), "{lifted}");
     for _ in 0..3 {
@@ -98,7 +98,7 @@ async fn a_pause_is_lifted_and_requests_go_on_within_the_limits() {
     }
     let twice = front.admin("DELETE", path, "", "").await;
     assert_eq!(problem(&twice).1, "conflict", "{}", twice.text());
-    let events = front.look("/api/v1/events").await;
+    let events = front.get_json("/api/v1/events").await;
     assert_eq!(kinds(&events), [("action", "api/any")], "{events}");
     assert!(events[0]["text"].as_str().unwrap().starts_with("an operator lifts the pause, "), "{events}");
 }
@@ -109,7 +109,7 @@ async fn an_endpoint_without_a_breaker_cannot_be_forced() {
     let got = front.admin("POST", "/api/v1/breakers/api/any/open", "", "").await;
     assert_eq!(problem(&got).1, "conflict");
     assert!(got.text().contains("set breaker.enabled = true"), "{}", got.text());
-    assert_eq!(front.look("/api/v1/events").await, json!([]), "nothing was done");
+    assert_eq!(front.get_json("/api/v1/events").await, json!([]), "nothing was done");
 }
 
 /// A write without a response stays unsettled until an operator settles it.
@@ -128,11 +128,11 @@ async fn an_unsettled_write_is_resolved_by_an_operator() {
         let key = "Idempotency-Key: \"k-1\"\r\n";
         let unknown = front.send("POST", "/orders", key, "{}").await;
         assert_eq!(unknown.status(), "504", "{}", unknown.text());
-        let records = front.look("/api/v1/records").await;
+        let records = front.get_json("/api/v1/records").await;
         let id = records[0]["id"].as_str().unwrap_or_else(|| panic!("{records}"));
-        let told = act(&front, "POST", &format!("/api/v1/records/{id}/{verb}"), body).await;
-        assert_eq!(told["settled"], verb);
-        assert_eq!(front.look("/api/v1/records").await, json!([]));
+        let settled = act(&front, "POST", &format!("/api/v1/records/{id}/{verb}"), body).await;
+        assert_eq!(settled["settled"], verb);
+        assert_eq!(front.get_json("/api/v1/records").await, json!([]));
         lost.store(false, Ordering::Relaxed);
         let again = front.send("POST", "/orders", key, "{}").await;
         assert_eq!(again.status(), status, "{verb}: {}", again.text());
@@ -140,7 +140,7 @@ async fn an_unsettled_write_is_resolved_by_an_operator() {
         assert_eq!(upstream.seen().len(), sent, "{verb}");
         let twice = front.admin("POST", &format!("/api/v1/records/{id}/{verb}"), "", body).await;
         assert_eq!(problem(&twice).1, "conflict", "{verb}");
-        let events = front.look("/api/v1/events").await;
+        let events = front.get_json("/api/v1/events").await;
         assert!(kinds(&events).contains(&("action", id)), "{events}");
     }
 }
@@ -152,11 +152,11 @@ async fn a_write_without_a_key_is_listed_and_resolved() {
     let front = Front::with_admin("", &format!("[upstreams.api]\nbase_url = \"{}\"\n", upstream.url()));
     let unknown = front.send("POST", "/orders", "", "{}").await;
     assert_eq!(unknown.status(), "504", "{}", unknown.text());
-    let records = front.look("/api/v1/records").await;
+    let records = front.get_json("/api/v1/records").await;
     let id = records[0]["id"].as_str().unwrap_or_else(|| panic!("{records}"));
-    let told = act(&front, "POST", &format!("/api/v1/records/{id}/not-applied"), "").await;
-    assert_eq!(told["settled"], "not-applied");
-    assert_eq!(front.look("/api/v1/records").await, json!([]));
+    let settled = act(&front, "POST", &format!("/api/v1/records/{id}/not-applied"), "").await;
+    assert_eq!(settled["settled"], "not-applied");
+    assert_eq!(front.get_json("/api/v1/records").await, json!([]));
 }
 
 #[tokio::test]
@@ -174,10 +174,10 @@ async fn a_policy_is_promoted_and_rolled_back() {
     fs::copy(guest, folder.path().join("new.tmp")).unwrap();
     fs::rename(folder.path().join("new.tmp"), folder.path().join("http-standard.wasm")).unwrap();
     let path = "/api/v1/policies/api";
-    let mut policy = front.look(path).await;
+    let mut policy = front.get_json(path).await;
     while policy["serving"]["generation"] != 2 {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        policy = front.look(path).await;
+        policy = front.get_json(path).await;
     }
     assert_eq!((&policy["serving"]["standing"], &policy["serving"]["name"]), (&json!("probation"), &json!("fhir")));
     assert_eq!(policy["fallback"]["generation"], 1, "{policy}");
@@ -192,7 +192,7 @@ async fn a_policy_is_promoted_and_rolled_back() {
     assert_eq!(back["quarantined"].as_array().unwrap().len(), 1, "{back}");
     let got = front.ask("GET", "/a", "").await;
     assert!(got.header("triage-policy").unwrap().starts_with("http-standard;"), "{}", got.head);
-    let events = front.look("/api/v1/events").await;
+    let events = front.get_json("/api/v1/events").await;
     let expected = ["policy-installed", "policy-good", "action", "policy-withdrawn", "action"];
     assert_eq!(kinds(&events).iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), expected, "{events}");
 }

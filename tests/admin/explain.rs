@@ -31,12 +31,12 @@ fn id(got: &Got) -> String {
     id.to_owned()
 }
 
-async fn story(front: &Front, got: &Got) -> Value {
-    front.look(&format!("/api/v1/requests/{}", id(got))).await
+async fn timeline(front: &Front, got: &Got) -> Value {
+    front.get_json(&format!("/api/v1/requests/{}", id(got))).await
 }
 
-fn steps(story: &Value) -> Vec<&str> {
-    story["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect()
+fn steps(timeline: &Value) -> Vec<&str> {
+    timeline["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect()
 }
 
 #[tokio::test]
@@ -44,18 +44,21 @@ async fn the_timeline_of_a_retried_request_is_in_order() {
     let (front, _upstream) = stage("").await;
     let got = front.ask("GET", "/flaky", "").await;
     assert_eq!((got.status(), got.header("triage-attempts")), ("200", Some("2")), "{}", got.head);
-    let story = story(&front, &got).await;
+    let timeline = timeline(&front, &got).await;
     let expected = ["permit", "sent", "answered", "verdict", "waits", "permit", "sent", "answered"];
-    assert_eq!(steps(&story)[..8], expected, "{story:#}");
-    let verdict = &story["steps"][3];
-    assert_eq!((&verdict["class"], &verdict["next"]), (&json!("unknown"), &json!("retry")), "{story:#}");
-    assert!(!verdict["reason"].as_str().unwrap().is_empty(), "{story:#}");
-    assert_eq!((&story["status"], &story["method"], &story["endpoint"]), (&json!(200), &json!("GET"), &json!("any")));
+    assert_eq!(steps(&timeline)[..8], expected, "{timeline:#}");
+    let verdict = &timeline["steps"][3];
+    assert_eq!((&verdict["class"], &verdict["next"]), (&json!("unknown"), &json!("retry")), "{timeline:#}");
+    assert!(!verdict["reason"].as_str().unwrap().is_empty(), "{timeline:#}");
+    assert_eq!(
+        (&timeline["status"], &timeline["method"], &timeline["endpoint"]),
+        (&json!(200), &json!("GET"), &json!("any"))
+    );
     let times: Vec<u64> =
-        story["steps"].as_array().unwrap().iter().map(|step| step["at_us"].as_u64().unwrap()).collect();
-    assert!(times.is_sorted() && *times.last().unwrap() <= story["took_us"].as_u64().unwrap(), "{story:#}");
-    let rough = front.look("/api/v1/requests?rough=true").await;
-    assert_eq!(rough[0]["id"], story["id"], "{rough}");
+        timeline["steps"].as_array().unwrap().iter().map(|step| step["at_us"].as_u64().unwrap()).collect();
+    assert!(times.is_sorted() && *times.last().unwrap() <= timeline["took_us"].as_u64().unwrap(), "{timeline:#}");
+    let rough = front.get_json("/api/v1/requests?rough=true").await;
+    assert_eq!(rough[0]["id"], timeline["id"], "{rough}");
 }
 
 #[tokio::test]
@@ -64,19 +67,19 @@ async fn a_lost_write_and_a_refusal_say_why() {
     let key = "idempotency-key: \"k\"\r\n";
     let got = front.send("POST", "/lost", key, "{}").await;
     assert_eq!(got.status(), "504");
-    let lost = story(&front, &got).await;
+    let lost = timeline(&front, &got).await;
     assert_eq!(steps(&lost), ["key", "permit", "sent", "failed", "verdict", "refused"], "{lost:#}");
     assert_eq!((&lost["steps"][0]["result"], &lost["steps"][3]["sent"]), (&json!("new"), &json!(true)), "{lost:#}");
     assert_eq!(lost["steps"][5]["reason"], "effect-unknown", "{lost:#}");
     let again = front.send("POST", "/lost", key, "{\"other\": 1}").await;
-    assert_eq!(steps(&story(&front, &again).await), ["key", "refused"]);
+    assert_eq!(steps(&timeline(&front, &again).await), ["key", "refused"]);
     front.admin("POST", "/api/v1/breakers/api/any/open", "", "").await;
     let got = front.ask("GET", "/x", "").await;
-    let open = story(&front, &got).await;
+    let open = timeline(&front, &got).await;
     assert_eq!(steps(&open), ["denied", "refused"], "{open:#}");
     assert_eq!(open["steps"][0]["text"], "no permit: breaker-open");
     let got = front.ask("GET", "/x", "triage-deadline-ms: soon\r\n").await;
-    assert_eq!(steps(&story(&front, &got).await), ["refused"]);
+    assert_eq!(steps(&timeline(&front, &got).await), ["refused"]);
 }
 
 #[tokio::test]
@@ -87,16 +90,16 @@ async fn the_ring_is_bounded_and_smooth_requests_do_not_push_out_the_others() {
     for _ in 0..5 {
         smooth.push(front.ask("GET", "/x", "").await);
     }
-    story(&front, &rough).await;
+    timeline(&front, &rough).await;
     for got in &smooth[3..] {
-        story(&front, got).await;
+        timeline(&front, got).await;
     }
     for got in &smooth[..3] {
         let gone = front.admin("GET", &format!("/api/v1/requests/{}", id(got)), "", "").await;
         assert_eq!(problem(&gone), ("404".to_owned(), "not-found".to_owned()));
     }
-    assert_eq!(front.look("/api/v1/requests").await.as_array().unwrap().len(), 3);
-    assert_eq!(front.look("/api/v1/requests?limit=1").await.as_array().unwrap().len(), 1);
+    assert_eq!(front.get_json("/api/v1/requests").await.as_array().unwrap().len(), 3);
+    assert_eq!(front.get_json("/api/v1/requests?limit=1").await.as_array().unwrap().len(), 1);
     assert_eq!(problem(&front.admin("GET", "/api/v1/requests/none", "", "").await).1, "malformed");
 }
 
@@ -105,7 +108,7 @@ async fn switched_off_nothing_is_kept_and_each_answer_has_its_id_still() {
     let (front, _upstream) = stage("explain = 0\n").await;
     let (first, second) = (front.ask("GET", "/flaky", "").await, front.ask("GET", "/x", "").await);
     assert_ne!(id(&first), id(&second));
-    assert_eq!(front.look("/api/v1/requests").await, json!([]));
+    assert_eq!(front.get_json("/api/v1/requests").await, json!([]));
 }
 
 #[tokio::test]
@@ -119,14 +122,14 @@ async fn the_timeline_of_a_caller_that_leaves_ends_abandoned() {
         tokio::task::yield_now().await;
     }
     caller.abort();
-    let mut list = front.look("/api/v1/requests").await;
+    let mut list = front.get_json("/api/v1/requests").await;
     while list == json!([]) {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        list = front.look("/api/v1/requests").await;
+        list = front.get_json("/api/v1/requests").await;
     }
     assert_eq!(list[0]["status"], Value::Null, "{list}");
-    let told = front.look(&format!("/api/v1/requests/{}", list[0]["id"].as_str().unwrap())).await;
-    assert_eq!(steps(&told), ["permit", "sent", "abandoned"], "{told:#}");
+    let cancelled = front.get_json(&format!("/api/v1/requests/{}", list[0]["id"].as_str().unwrap())).await;
+    assert_eq!(steps(&cancelled), ["permit", "sent", "abandoned"], "{cancelled:#}");
 }
 
 /// A repetition of a write whose caller has left gets that write's response without another send, and its timeline says so.
@@ -147,9 +150,9 @@ async fn a_write_that_takes_an_orphan_over_says_what_it_found() {
     answer.send("HTTP/1.1 201 Created\r\ncontent-length: 4\r\n\r\ndone".into()).await.unwrap();
     let got = front.send("POST", "/orders", "", "row").await;
     assert_eq!((got.status(), got.header("triage-adopted")), ("201", Some("true")), "{}", got.head);
-    let story = story(&front, &got).await;
-    assert_eq!(steps(&story), ["orphan"], "{story:#}");
-    assert_eq!((&story["steps"][0]["result"], &story["status"]), (&json!("answer"), &json!(201)), "{story:#}");
+    let timeline = timeline(&front, &got).await;
+    assert_eq!(steps(&timeline), ["orphan"], "{timeline:#}");
+    assert_eq!((&timeline["steps"][0]["result"], &timeline["status"]), (&json!("answer"), &json!(201)), "{timeline:#}");
 }
 
 /// Hospital data is confidential: no page contains data that callers or the upstream sent.
@@ -167,11 +170,11 @@ async fn no_page_holds_what_was_sent() {
     ] {
         front.send(method, path, headers, "{\"name\": \"s3cret-body\"}").await;
     }
-    let list = front.look("/api/v1/requests").await;
+    let list = front.get_json("/api/v1/requests").await;
     assert_eq!(list.as_array().unwrap().len(), 5);
     let mut pages = vec![list.to_string()];
-    for story in list.as_array().unwrap() {
-        pages.push(front.look(&format!("/api/v1/requests/{}", story["id"].as_str().unwrap())).await.to_string());
+    for timeline in list.as_array().unwrap() {
+        pages.push(front.get_json(&format!("/api/v1/requests/{}", timeline["id"].as_str().unwrap())).await.to_string());
     }
     for path in
         ["/metrics", "/api/v1/events", "/api/v1/status", "/api/v1/records", "/api/v1/breakers", "/api/v1/config"]
@@ -189,7 +192,7 @@ async fn a_callers_trace_is_continued_with_a_span_for_each_attempt() {
     let (front, upstream) = stage("").await;
     let headers = format!("traceparent: 00-{TRACE}-00f067aa0ba902b7-01\r\ntracestate: vendor=1\r\n");
     let got = front.ask("GET", "/flaky", &headers).await;
-    assert_eq!(story(&front, &got).await["trace"], TRACE);
+    assert_eq!(timeline(&front, &got).await["trace"], TRACE);
     let seen = upstream.seen();
     let spans: Vec<String> = seen.iter().map(|seen| seen.all("traceparent").join("|")).collect();
     assert_eq!(spans.len(), 2);

@@ -58,7 +58,7 @@ fn snippet(page: &str, name: &str) -> String {
 
 /// The folder of the libraries in the user's cache. Installs them if necessary.
 fn libraries() -> Result<PathBuf, String> {
-    let told = |error: std::io::Error| error.to_string();
+    let message = |error: std::io::Error| error.to_string();
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
     let tools = cache.ok_or("there is no HOME")?.join("triage/test-tools");
@@ -66,9 +66,9 @@ fn libraries() -> Result<PathBuf, String> {
     if folder.is_dir() {
         return Ok(folder);
     }
-    fs::create_dir_all(&tools).map_err(told)?;
+    fs::create_dir_all(&tools).map_err(message)?;
     // Install into another folder and rename it, so that an incomplete installation is never used.
-    let beside = tempfile::Builder::new().prefix(".new-").tempdir_in(&tools).map_err(told)?;
+    let beside = tempfile::Builder::new().prefix(".new-").tempdir_in(&tools).map_err(message)?;
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "20"]);
     let output = pip.arg("--target").arg(beside.path()).args(LIBRARIES).output();
@@ -81,7 +81,7 @@ fn libraries() -> Result<PathBuf, String> {
         Ok(()) => drop(beside.keep()),
         // Another test installed them first.
         Err(_) if folder.is_dir() => {}
-        Err(error) => return Err(told(error)),
+        Err(error) => return Err(message(error)),
     }
     Ok(folder)
 }
@@ -121,8 +121,8 @@ async fn the_programs_on_timeouts_create_each_hospital_once() {
         running.push((name, tokio::task::spawn_blocking(move || run(&code, &libraries, &base_url, name))));
     }
     for (name, ran) in running {
-        let told = ran.await.unwrap().unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(told, format!("[504, 200, \"{name}\"]"), "told early, then given the answer");
+        let message = ran.await.unwrap().unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(message, format!("[504, 200, \"{name}\"]"), "an early 504, then the answer");
     }
     assert_eq!((emulator.hospitals().len(), emulator.duplicates()), (3, 0));
     serving.abort();

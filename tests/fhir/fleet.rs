@@ -58,7 +58,7 @@ async fn through_faults(count: usize) {
         "{count} creates of {identifiers} patients by 3 hosts in {took:?}: {} POST and {} GET arrived, {} faults, {gave_up} gave up",
         fleet.server.count(&Method::POST),
         fleet.server.count(&Method::GET),
-        fleet.faults.struck()
+        fleet.faults.injected()
     );
     one_of_each(&fleet.server.patients(), identifiers);
     assert_eq!(gave_up, 0);

@@ -110,10 +110,10 @@ async fn conditional_creates_through_faults_make_one_patient_an_identifier() {
     for identifier in 0..CREATES / 3 {
         patients.insert(identifier.to_string(), world.total(identifier).await);
     }
-    println!("{CREATES} creates, {} faults, {gave_up} gave up", world.faults.struck());
+    println!("{CREATES} creates, {} faults, {gave_up} gave up", world.faults.injected());
     one_of_each(&patients, CREATES / 3);
     assert_eq!(gave_up, 0);
-    assert!(world.faults.struck() > 15, "the faults struck: {}", world.faults.struck());
+    assert!(world.faults.injected() > 15, "faults were injected: {}", world.faults.injected());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

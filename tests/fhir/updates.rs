@@ -43,7 +43,7 @@ async fn a_hundred_conditional_updates_through_late_commits_make_one_patient_an_
     sleep(Duration::from_secs(120)).await;
     one_of_each(&world.server.patients(), 100);
     assert_eq!(gave_up, 0);
-    assert!(world.faults.struck() > 40, "the faults struck: {}", world.faults.struck());
+    assert!(world.faults.injected() > 40, "faults were injected: {}", world.faults.injected());
 }
 
 #[tokio::test(start_paused = true)]

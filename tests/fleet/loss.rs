@@ -102,14 +102,14 @@ async fn a_callers_word_adopts_nothing_after_a_loss() {
         assert_eq!((made.len(), host.create("Other", Some("o")).await.status), (equal, 200));
         drop(gone);
         flush(&fleet);
-        let told = host.send(sent_before("c")).await;
+        let response = host.send(sent_before("c")).await;
         if adopts {
-            assert!(made.contains(&id(&told)), "{equal} equal, {after_loss}: {told:?}");
+            assert!(made.contains(&id(&response)), "{equal} equal, {after_loss}: {response:?}");
             continue;
         }
-        let record = in_doubt(&told).unwrap_or_else(|| panic!("{equal} equal: {told:?}"));
-        let said = ["triage-verdict", "triage-sent"].map(|name| told.header(name));
-        assert_eq!(said, ["unknown", "no"], "{told:?}");
+        let record = in_doubt(&response).unwrap_or_else(|| panic!("{equal} equal: {response:?}"));
+        let said = ["triage-verdict", "triage-sent"].map(|name| response.header(name));
+        assert_eq!(said, ["unknown", "no"], "{response:?}");
         // If the first row had claimed a match, the second one would find none.
         for key in ["d", "c"] {
             let again = settled(&host, || sent_before(key)).await;
@@ -163,17 +163,20 @@ async fn the_answer_for_a_row_not_sent_since_a_loss_says_so() {
     flush(&fleet);
     for (time, request) in [("first", create("Twin", Some("c"))), ("again", sent_before("c"))] {
         // Longer than hosts take to restore their records.
-        let told = settled(&host, || {
+        let response = settled(&host, || {
             let mut request = request.clone();
             request.headers_mut().insert("triage-deadline-ms", "5000".parse().unwrap());
             request
         });
-        let told = told.await;
-        let said = ["triage-verdict", "triage-sent", "triage-retry-after-unknown"].map(|name| told.header(name));
-        assert_eq!((told.status, said), (504, ["unknown", "no", "same-key"]), "{time}: {told:?}");
-        let detail = told.json()["detail"].as_str().unwrap_or_default().to_owned();
-        assert!(detail.starts_with("shared state has lost its data") && in_doubt(&told).is_none(), "{time}: {told:?}");
-        assert!(!told.header("retry-after").is_empty(), "{time}: {told:?}");
+        let response = response.await;
+        let said = ["triage-verdict", "triage-sent", "triage-retry-after-unknown"].map(|name| response.header(name));
+        assert_eq!((response.status, said), (504, ["unknown", "no", "same-key"]), "{time}: {response:?}");
+        let detail = response.json()["detail"].as_str().unwrap_or_default().to_owned();
+        assert!(
+            detail.starts_with("shared state has lost its data") && in_doubt(&response).is_none(),
+            "{time}: {response:?}"
+        );
+        assert!(!response.header("retry-after").is_empty(), "{time}: {response:?}");
     }
     assert_eq!(fleet.made(), 1);
 }
@@ -196,12 +199,12 @@ async fn a_row_that_was_just_sent_adopts_its_own_hospital_only() {
         let known = host.create("Other", Some("o")).await;
         assert_eq!(known.header("triage-replay"), "true", "{known:?}");
         fleet.emulator.set_faults(Faults::none().on(Call::Create, When::Always, Fault::ResetAfter));
-        let told = host.create("Twin", None).await;
-        assert_eq!(fleet.made(), equal + 2, "{told:?}");
+        let response = host.create("Twin", None).await;
+        assert_eq!(fleet.made(), equal + 2, "{response:?}");
         if equal == 0 {
-            assert_eq!(id(&told), 2);
+            assert_eq!(id(&response), 2);
         } else {
-            assert!(in_doubt(&told).is_some(), "{told:?}");
+            assert!(in_doubt(&response).is_some(), "{response:?}");
         }
     }
 }
@@ -325,8 +328,8 @@ impl Caller {
         }
     }
 
-    /// Settles like an operator: a row with a hospital that no other row was told about gets it; any other row was not sent.
-    async fn until_settled(mut self, emulator: &Emulator, admin: &Front, told: &BTreeSet<u64>) -> u64 {
+    /// Settles like an operator: a row with a hospital that no other row got gets it; any other row was not sent.
+    async fn until_settled(mut self, emulator: &Emulator, admin: &Front, reported: &BTreeSet<u64>) -> u64 {
         let (batch, name, _) = row(self.number);
         for _ in 0..300 {
             let got = self.ask().await;
@@ -337,7 +340,7 @@ impl Caller {
                 let stands = emulator.hospitals();
                 let mut own = stands.iter().filter(|one| {
                     let in_batch = one.creation_batch_id.is_some_and(|own| own.to_string() == batch);
-                    in_batch && one.name == name && !told.contains(&one.id)
+                    in_batch && one.name == name && !reported.contains(&one.id)
                 });
                 let (verb, word) = match own.next() {
                     Some(one) => ("applied", json!({ "body": json!({ "id": one.id }).to_string() }).to_string()),
@@ -400,46 +403,46 @@ async fn rows_through_losses(killed: bool) {
         }
         let () = server.ask(&["FLUSHALL"]);
     }
-    let mut told = BTreeMap::new();
+    let mut reported = BTreeMap::new();
     let mut in_doubt = Vec::new();
     let mut maybe_sent = 0;
     while let Some(row) = rows.join_next().await {
         let (caller, row) = row.unwrap();
         maybe_sent += usize::from(caller.maybe_sent);
         match row {
-            Row::Made(id) => drop(told.insert(caller.number, id)),
+            Row::Made(id) => drop(reported.insert(caller.number, id)),
             Row::InDoubt => in_doubt.push(caller),
         }
     }
     let unknown = in_doubt.len();
     println!(
-        "{} rows were answered, {unknown} were told as unknown after a loss, {maybe_sent} callers said that they may have sent theirs",
-        told.len()
+        "{} rows were answered, {unknown} were reported as unknown after a loss, {maybe_sent} callers said that they may have sent theirs",
+        reported.len()
     );
     let admin =
         Front::of_settings(fleet::shared(&server.url(), "", &format!("http://{upstream}"), &settings, Some(KEY)));
-    let answered: BTreeSet<u64> = told.values().copied().collect();
-    println!("{} of the answered rows were merged", told.len() - answered.len());
+    let answered: BTreeSet<u64> = reported.values().copied().collect();
+    println!("{} of the answered rows were merged", reported.len() - answered.len());
     for caller in in_doubt {
-        let ids: BTreeSet<u64> = told.values().copied().collect();
+        let ids: BTreeSet<u64> = reported.values().copied().collect();
         let number = caller.number;
         let own = caller.until_settled(&emulator, &admin, &ids).await;
-        told.insert(number, own);
+        reported.insert(number, own);
     }
-    let ids: BTreeSet<u64> = told.values().copied().collect();
+    let ids: BTreeSet<u64> = reported.values().copied().collect();
     let made = emulator.hospitals().len();
-    println!("{unknown} of {unknown} unknown rows were settled; {made} hospitals, {} told", ids.len());
-    assert_eq!((told.len(), ids.len()), (ROWS, ROWS), "two rows were told the same hospital");
+    println!("{unknown} of {unknown} unknown rows were settled; {made} hospitals, {} reported", ids.len());
+    assert_eq!((reported.len(), ids.len()), (ROWS, ROWS), "two rows got the same hospital");
     assert_eq!(made, ROWS, "a row was made twice or not at all");
-    for (number, id) in told {
+    for (number, id) in reported {
         let (batch, name, _) = row(number);
         let stands = emulator.hospital(id).unwrap();
         let in_batch = stands.creation_batch_id.map(|batch| batch.to_string());
         assert_eq!((stands.name, in_batch), (name, Some(batch)), "row {number}");
     }
-    assert!(emulator.faults_injected() > 100, "the faults struck");
+    assert!(emulator.faults_injected() > 100, "faults were injected");
     assert!(!killed || maybe_sent > 0, "no caller lost its host");
-    let _: Value = admin.look("/api/v1/status").await;
+    let _: Value = admin.get_json("/api/v1/status").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

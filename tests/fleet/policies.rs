@@ -7,7 +7,7 @@ use crate::{
     hostile::guest::{Guest, at},
     support::{
         front::Front,
-        policies::{Own, Policies, act, announce, fleet, judge, named, serves, told, trapping, until},
+        policies::{Own, Policies, act, announce, event_texts, fleet, judge, named, serves, trapping, until},
         redis_server::{Proxy, Way},
     },
 };
@@ -37,7 +37,7 @@ async fn a_component_announced_at_one_host_serves_at_all_hosts() {
             [1.into(), next.to_string().into(), "announced".into(), "agreed".into(), false.into()];
         assert_eq!(stands[..5], expected, "{fleet}");
         assert_eq!(stands[5], Value::Null, "{fleet}");
-        let switched = told(host, "policy-switched").await;
+        let switched = event_texts(host, "policy-switched").await;
         assert!(
             switched.len() == 1 && switched[0].starts_with("the fleet's generation 1 serves here, "),
             "{switched:?}"
@@ -50,7 +50,7 @@ async fn a_component_announced_at_one_host_serves_at_all_hosts() {
     let again = act(&hosts[1], "announce", Some(next)).await;
     assert_eq!(again.status(), "409", "{}", again.text());
     assert!(again.text().contains("the fleet's generation 1 already is this component"), "{}", again.text());
-    assert_eq!(told(&hosts[0], "action").await.len(), 1, "each announcement is audited, where it was taken");
+    assert_eq!(event_texts(&hosts[0], "action").await.len(), 1, "each announcement is audited, where it was taken");
 }
 
 /// Without pub/sub messages, hosts learn of an announcement by the heartbeat.
@@ -91,7 +91,7 @@ async fn a_late_joiner_starts_with_the_fleets_generation() {
     serves(std::slice::from_ref(&first), "v2").await;
     let late = policies.host();
     assert_eq!(judge(&late).await, "v2", "its first answer");
-    let policy = late.look("/api/v1/policies/api").await;
+    let policy = late.get_json("/api/v1/policies/api").await;
     assert_eq!((&policy["serving"]["generation"], &policy["fleet"]["generation"]), (&1.into(), &1.into()), "{policy}");
     drop(first);
     let alone = policies.host();
@@ -121,7 +121,7 @@ async fn a_host_without_store_and_registry_starts_with_its_own_policy() {
     assert_eq!(judge(&without_registry).await, "v1");
     let fleet_there = fleet(&without_registry).await;
     assert_eq!((&fleet_there["generation"], &fleet_there["behind"]), (&1.into(), &true.into()), "{fleet_there}");
-    let behind = told(&without_registry, "policy-behind").await;
+    let behind = event_texts(&without_registry, "policy-behind").await;
     assert!(behind[0].starts_with("this host is behind: the fleet's generation 1 ("), "{behind:?}");
     redis.set(Way::Cut);
     let without_both = policies.host_with(&own());
@@ -158,7 +158,7 @@ async fn a_bad_component_is_refused_at_once_and_no_host_switches() {
     for host in &hosts {
         assert_eq!(judge(host).await, "v1");
         assert_eq!(fleet(host).await["generation"], 0);
-        assert_eq!(told(host, "policy-announced").await, [""; 0]);
+        assert_eq!(event_texts(host, "policy-announced").await, [""; 0]);
     }
 }
 
@@ -175,8 +175,8 @@ async fn one_host_that_refuses_ends_it_for_all() {
     until("three", || async { fleet(&hosts[0]).await["hosts"].as_array().unwrap().len() == 3 }).await;
     announce(&hosts[0], policies.push(named("v2")).await).await;
     for host in hosts.iter().chain([&strict]) {
-        until("the abort is told", || async { told(host, "policy-aborted").await.len() == 1 }).await;
-        let aborted = told(host, "policy-aborted").await;
+        until("the abort is reported", || async { event_texts(host, "policy-aborted").await.len() == 1 }).await;
+        let aborted = event_texts(host, "policy-aborted").await;
         let by = fleet(&strict).await["host"].as_str().unwrap().to_owned();
         assert!(
             aborted[0].contains(&format!("host {by} refused it at step signature: the artifact is not signed")),
@@ -203,7 +203,7 @@ async fn a_host_that_cannot_reach_the_registry_is_left_behind() {
     until("three", || async { fleet(&hosts[0]).await["hosts"].as_array().unwrap().len() == 3 }).await;
     proxy.set(Way::Cut);
     announce(&hosts[0], policies.push(named("v2")).await).await;
-    until("it is told", || async { !told(&cut_off, "policy-behind").await.is_empty() }).await;
+    until("the event is raised", || async { !event_texts(&cut_off, "policy-behind").await.is_empty() }).await;
     assert_eq!(fleet(&hosts[0]).await["phase"], "staging", "the others wait");
     is_as_documented(&hosts[0]).await;
     assert_eq!(judge(&hosts[0]).await, "v1");
@@ -286,8 +286,8 @@ async fn a_policy_that_fails_at_one_host_is_rolled_back_at_all() {
             .await;
         assert_eq!(judge(host).await, "v1");
         assert_eq!(fleet(host).await["quarantined"][0], bad.to_string());
-        let told = told(host, "policy-switched").await;
-        assert!(told.last().unwrap().contains("the previous generation failed at "), "{told:?}");
+        let texts = event_texts(host, "policy-switched").await;
+        assert!(texts.last().unwrap().contains("the previous generation failed at "), "{texts:?}");
     }
     // After a promotion it fails and is rolled back again.
     let promoted = act(&hosts[1], "promote", Some(bad)).await;
@@ -346,7 +346,7 @@ async fn a_fleet_that_ended_as_a_whole_begins_where_it_was() {
     let alone = policies.host_with(&own());
     assert_eq!(judge(&alone).await, "v2", "also where the server cannot be reached");
     assert_eq!(fleet(&alone).await["phase"], "unreachable");
-    let behind = told(&alone, "policy-behind").await;
+    let behind = event_texts(&alone, "policy-behind").await;
     assert!(behind[0].starts_with("this host starts without shared state"), "{behind:?}");
 }
 
@@ -365,7 +365,7 @@ async fn hosts_ignore_and_report_invalid_data_in_shared_state() {
     {
         let before = flaws(&hosts).await;
         let () = policies.redis.ask(&["HSET", key, field, value]);
-        until("it is told", || async { flaws(&hosts).await > before }).await;
+        until("the event is raised", || async { flaws(&hosts).await > before }).await;
         let kept: Vec<String> = policies.redis.ask(&["HMGET", key, "ge", "ch"]);
         assert_eq!(kept, ["1".to_owned(), next.to_string()], "{field}");
     }
@@ -387,13 +387,13 @@ async fn hosts_ignore_and_report_invalid_data_in_shared_state() {
 async fn is_as_documented(host: &Front) {
     let document: Value = serde_json::from_str(triage_admin::openapi()).unwrap();
     let schema = serde_json::json!({ "$ref": "#/components/schemas/Policy" });
-    conforms(&document, &schema, &host.look("/api/v1/policies/api").await, "policies/api");
+    conforms(&document, &schema, &host.get_json("/api/v1/policies/api").await, "policies/api");
 }
 
 async fn flaws(hosts: &[Front]) -> usize {
     let mut all = 0;
     for host in hosts {
-        all += told(host, "policy-flawed").await.len();
+        all += event_texts(host, "policy-flawed").await.len();
     }
     all
 }

@@ -53,15 +53,15 @@ fn library(version: &str) -> Option<PathBuf> {
 }
 
 fn installed(cache: &Path, version: &str) -> Result<PathBuf, String> {
-    let told = |error: std::io::Error| error.to_string();
+    let message = |error: std::io::Error| error.to_string();
     let tools = cache.join("triage/test-tools");
     let folder = tools.join(format!("pybreaker-{version}-{CLIENT}"));
     if folder.is_dir() {
         return Ok(folder);
     }
-    fs::create_dir_all(&tools).map_err(told)?;
+    fs::create_dir_all(&tools).map_err(message)?;
     // Install into another folder and rename it, so that an incomplete installation is never used.
-    let beside = tempfile::Builder::new().prefix(".new-").tempdir_in(&tools).map_err(told)?;
+    let beside = tempfile::Builder::new().prefix(".new-").tempdir_in(&tools).map_err(message)?;
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "20"]);
     pip.arg("--target").arg(beside.path()).args([&format!("pybreaker=={version}"), CLIENT]);
@@ -74,7 +74,7 @@ fn installed(cache: &Path, version: &str) -> Result<PathBuf, String> {
         Ok(()) => drop(beside.keep()),
         // Another test installed it first.
         Err(_) if folder.is_dir() => {}
-        Err(error) => return Err(told(error)),
+        Err(error) => return Err(message(error)),
     }
     Ok(folder)
 }

@@ -29,7 +29,7 @@ fn world(guest: &Guest, keys: &str, defaults: &str) -> World {
     World::new(&settings, Options { capacity: 10_000, ..Options::immediate() })
 }
 
-fn looks(world: &World) -> usize {
+fn verifications(world: &World) -> usize {
     world.emulator.arrivals().iter().filter(|arrival| arrival.call == Call::List).count()
 }
 
@@ -131,7 +131,7 @@ async fn endless_probes_end() {
     failing(&ungranted);
     let lost = ungranted.create("A", None).await;
     assert_eq!((lost.status, lost.header("triage-clamped")), (502, "grant"), "{lost:?}");
-    assert_eq!(looks(&ungranted), 0);
+    assert_eq!(verifications(&ungranted), 0);
     // With it there are a few, within a short time.
     for delay_ms in [0, u64::MAX] {
         let probing = spoilt(|guest| guest.probe("GET", "/hospitals/", &[]).long(at::PROBE_DELAY, delay_ms));
@@ -140,7 +140,7 @@ async fn endless_probes_end() {
         let began = Instant::now();
         let lost = granted.create("A", None).await;
         assert_eq!((lost.status, lost.problem().as_str()), (504, "effect-unknown"), "{delay_ms} ms: {lost:?}");
-        assert!(looks(&granted) <= 40, "{delay_ms} ms");
+        assert!(verifications(&granted) <= 40, "{delay_ms} ms");
         assert!(began.elapsed() <= Duration::from_secs(15), "{delay_ms} ms: {:?}", began.elapsed());
         assert_eq!(granted.emulator.made(), 1, "{delay_ms} ms");
     }
@@ -148,11 +148,11 @@ async fn endless_probes_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_replacement_stands_for_safe_answers_only() {
-    let guest = spoilt(|guest| guest.byte(at::CLASS, 0).replacement(299, &[("x-told", "by the guest")]));
+    let guest = spoilt(|guest| guest.byte(at::CLASS, 0).replacement(299, &[("x-guest", "by the guest")]));
     let world = world(&guest, "", "");
     failing(&world);
     let read = list(&world).await;
-    assert_eq!((read.status, read.header("x-told")), (299, "by the guest"), "{read:?}");
+    assert_eq!((read.status, read.header("x-guest")), (299, "by the guest"), "{read:?}");
     let lost = world.create("A", None).await;
     assert_eq!((lost.status, lost.header("triage-clamped")), (502, "grant"), "{lost:?}");
     assert_eq!(lost.header("triage-verdict"), "unknown", "{lost:?}");

@@ -59,7 +59,7 @@ async fn found_out(cases: Vec<Case>) {
         // The fallback delivers the response to a safe request.
         let event =
             stage.until(what, |event| matches!(event, Event::RolledBack { digest, .. } if *digest == Some(own))).await;
-        let told = event.to_string();
+        let shown = event.to_string();
         // On a busy machine, a slow decision may succeed once before the clock of its time limit ticks.
         let Event::RolledBack { decisions, .. } = event else { unreachable!() };
         let wanted = |fault: &str| {
@@ -70,8 +70,8 @@ async fn found_out(cases: Vec<Case>) {
             )
         };
         // On a busy machine, the limit on elapsed time may apply before the one on processor time.
-        if told != wanted(&fault) && !(is_costly && told == wanted(OVERRAN)) {
-            wrong.push(format!("{what}:\n     got {told}\n  wanted {}", wanted(&fault)));
+        if shown != wanted(&fault) && !(is_costly && shown == wanted(OVERRAN)) {
+            wrong.push(format!("{what}:\n     got {shown}\n  wanted {}", wanted(&fault)));
         }
         assert_eq!(stage.policy().await, "http-standard", "{what}");
     }
@@ -264,10 +264,10 @@ async fn probes_of_what_is_not_the_upstreams() {
         spoilt(what, |guest| guest.probe("GET", path, &[]), invalid(&cause))
     };
     let method = |what, method: &'static str| {
-        let told = method.replace(['\r', '\n'], " ");
+        let shown = method.replace(['\r', '\n'], " ");
         let cause = format!(
             "a probe must be a GET, HEAD or OPTIONS of a plain path on the same upstream that starts with one '/'; got \
-             method {told:?}"
+             method {shown:?}"
         );
         spoilt(what, |guest| guest.probe(method, "/", &[]), invalid(&cause))
     };
@@ -327,8 +327,8 @@ async fn headers_that_are_not_a_policys() {
     ];
     let mut cases = Vec::new();
     for (name, value) in names {
-        let told = name.replace(['\r', '\n'], " ");
-        let fault = invalid(&format!("header {told:?} is malformed, or a policy must not set it"));
+        let shown = name.replace(['\r', '\n'], " ");
+        let fault = invalid(&format!("header {shown:?} is malformed, or a policy must not set it"));
         cases.push(spoilt("in a probe", |guest| guest.probe("GET", "/", &[(name, value)]), fault.clone()));
         cases.push(spoilt("in a replacement", |guest| guest.replacement(200, &[(name, value)]), fault));
     }

@@ -112,7 +112,7 @@ impl Guest {
         };
         guest.text(at::NAME, "hostile").text(at::VERSION, "0.1.0").word(at::ENDPOINTS, at::ENDPOINT);
         guest.word(at::ENDPOINTS + 4, 1).endpoint(at::ENDPOINT, "any", "/{*rest}");
-        guest.byte(at::CLASS, 5).byte(at::BREAKER, 2).text(at::REASON, "as told");
+        guest.byte(at::CLASS, 5).byte(at::BREAKER, 2).text(at::REASON, "as set");
         guest
     }
 

@@ -55,11 +55,11 @@ pub async fn refused(cases: Vec<Case>) {
                     || matches!(event, Event::Installed { .. })
             })
             .await;
-        let Event::Refused { step: at, reason: told, .. } = &event else { panic!("{what}: {event}") };
+        let Event::Refused { step: at, reason: text, .. } = &event else { panic!("{what}: {event}") };
         // The offset in the file depends on the encoder.
-        let told = told.split(" (at offset").next().unwrap_or_default();
-        if (*at, told) != (step, reason.as_str()) {
-            wrong.push(format!("{what}:\n     got {told}\n  wanted {reason}"));
+        let text = text.split(" (at offset").next().unwrap_or_default();
+        if (*at, text) != (step, reason.as_str()) {
+            wrong.push(format!("{what}:\n     got {text}\n  wanted {reason}"));
         }
         assert_eq!(stage.policy().await, "http-standard", "{what}: the one before serves on");
     }

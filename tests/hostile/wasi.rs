@@ -77,7 +77,7 @@ fn nothing_is_behind_it() {
         ),
     ] {
         let verdict = holds(&import, &body).unwrap_or_else(|fault| panic!("{what}: {}", fault.with_cause()));
-        assert_eq!(verdict.reason, "as told", "{what}");
+        assert_eq!(verdict.reason, "as set", "{what}");
         // The check is effective: its negation traps.
         let fault = holds(&import, &format!("{body} i32.eqz")).expect_err(what);
         assert_eq!(fault.name(), "trapped", "{what}: {}", fault.with_cause());

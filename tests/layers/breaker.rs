@@ -356,7 +356,7 @@ async fn a_pause_during_the_health_call_delays_the_probe() {
     sleep(secs(10)).await;
     let arrived = stage.arrived();
     let held = stage.get("/hospitals/").await;
-    assert_eq!(late.await.unwrap().status, 429, "it came in during the health call");
+    assert_eq!(late.await.unwrap().status, 429, "it arrived during the health call");
     assert_eq!((held.status, held.problem().as_str()), (429, "rate-limited"), "{held:?}");
     assert_eq!(stage.arrived(), arrived + 1, "the health call, and no request");
     sleep(secs(30)).await;

@@ -126,7 +126,7 @@ async fn a_pause_that_comes_while_a_request_waits_is_seen_before_it_is_sent() {
     let (first, second) = (stage.begin("/"), stage.begin("/"));
     assert_eq!((first.await.unwrap().status, second.await.unwrap().status), (429, 200));
     let at = stage.arrivals()[1] - began;
-    assert!(at >= secs(16), "reserved for 2 s, told at 1 s to wait 15 s, sent at {at:?}");
+    assert!(at >= secs(16), "reserved for 2 s, asked at 1 s to wait 15 s, sent at {at:?}");
 }
 
 /// Tripwire: without a reserve in the deadline for the response, all requests of a full queue would be answered too late.
@@ -183,8 +183,8 @@ async fn a_503_with_retry_after_pauses_the_group_only_if_the_operator_says_so() 
         });
         assert_eq!(stage.get("/").await.status, 503);
         let next = stage.get("/other").await;
-        let told = if next.status == 200 { String::new() } else { next.problem() };
-        assert_eq!((next.status, told.as_str()), if paused { (429, "rate-limited") } else { (200, "") }, "{next:?}");
+        let problem = if next.status == 200 { String::new() } else { next.problem() };
+        assert_eq!((next.status, problem.as_str()), if paused { (429, "rate-limited") } else { (200, "") }, "{next:?}");
         assert_eq!(stage.arrived(), if paused { 1 } else { 2 });
         sleep(secs(20)).await;
         assert_eq!(stage.get("/").await.status, 200, "the pause is over");

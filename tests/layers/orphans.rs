@@ -216,24 +216,30 @@ async fn an_unknown_orphan_is_reconciled() {
 #[tokio::test(start_paused = true)]
 async fn a_write_answered_early_is_adopted_only_if_its_caller_got_no_answer() {
     for (answer, expected) in [(Answer::Status(201, &[]), 201), (Answer::Lost, 504)] {
-        for (pause, is_told) in [(Duration::ZERO, true), (secs(5), true), (Duration::ZERO, false), (secs(5), false)] {
+        for (pause, is_answered_early) in
+            [(Duration::ZERO, true), (secs(5), true), (Duration::ZERO, false), (secs(5), false)]
+        {
             let plan = Plan::of(answer.clone()).after(secs(3));
             let stage = Stage::new(&once(), move |_| plan.clone());
             let mut hurried = post("row");
             hurried.headers_mut().insert("prefer", "wait=1".parse().unwrap());
             let early = stage.host.call(hurried).await;
-            let told = early.headers()["triage-retry-after-unknown"].to_str().unwrap();
-            assert_eq!((early.status().as_u16(), told), (504, "no"), "{early:?}");
-            if is_told {
+            let retry_after = early.headers()["triage-retry-after-unknown"].to_str().unwrap();
+            assert_eq!((early.status().as_u16(), retry_after), (504, "no"), "{early:?}");
+            if is_answered_early {
                 assert_eq!(read(early).await.problem(), "effect-unknown");
             } else {
                 drop(early);
             }
             sleep(pause).await;
             let next = stage.send(post("row")).await;
-            let case = format!("{answer:?}, {pause:?} later, told: {is_told}: {next:?}");
-            let arrived = if is_told { 2 } else { 1 };
-            assert_eq!((next.status, stage.arrived(), is_adopted(&next)), (expected, arrived, !is_told), "{case}");
+            let case = format!("{answer:?}, {pause:?} later, early answer: {is_answered_early}: {next:?}");
+            let arrived = if is_answered_early { 2 } else { 1 };
+            assert_eq!(
+                (next.status, stage.arrived(), is_adopted(&next)),
+                (expected, arrived, !is_answered_early),
+                "{case}"
+            );
             stage.then(|_| Plan::status(201));
             let last = stage.send(post("row")).await;
             assert_eq!((last.status, is_adopted(&last), stage.arrived()), (201, false, arrived + 1), "{case}");

@@ -114,10 +114,10 @@ async fn an_unsafe_request_goes_out_again_only_if_nothing_was_sent() {
         (Plan::status(425), 2),
     ] {
         let mut call = 0;
-        let told = first.clone();
+        let plan = first.clone();
         let stage = Stage::new(&api(&format!("{QUIET}\ndeadline = \"60s\"")), move |_| {
             call += 1;
-            if call == 1 { told.clone() } else { Plan::status(200) }
+            if call == 1 { plan.clone() } else { Plan::status(200) }
         });
         stage.send(Request::post("/").body(Bytes::from_static(b"x")).unwrap()).await;
         assert_eq!(stage.arrived(), attempts, "after {first:?}");

@@ -50,7 +50,7 @@ async fn a_breaker_trips_is_forced_and_a_policy_is_reloaded_before_the_eyes() {
     let folder = tempfile::tempdir().unwrap();
     let front = Front::with_admin("", &toml(&upstream, folder.path()));
     let browser = Browser::start().await;
-    browser.looks(1280, false).await;
+    browser.set_viewport(1280, false).await;
     browser.open(&format!("http://{}/", front.admin_address())).await;
     browser.until("document.getElementById('summary').dataset.tone === 'good'").await;
     for _ in 0..20 {
@@ -71,10 +71,10 @@ async fn a_breaker_trips_is_forced_and_a_policy_is_reloaded_before_the_eyes() {
     browser.until("document.querySelectorAll('#rough details').length > 0").await;
     browser.click("#rough details:last-of-type summary").await;
     browser.until("document.querySelector('#rough details[open] [data-part=steps]').childElementCount > 0").await;
-    let story = browser.text("#rough details[open]").await;
-    assert!(story.contains("answered 503") && story.contains("triage explain "), "{story}");
+    let timeline = browser.text("#rough details[open]").await;
+    assert!(timeline.contains("answered 503") && timeline.contains("triage explain "), "{timeline}");
     for (width, dark) in [(360, false), (360, true), (1280, true), (1280, false)] {
-        browser.looks(width, dark).await;
+        browser.set_viewport(width, dark).await;
         let wide = browser.value("document.documentElement.scrollWidth - document.documentElement.clientWidth").await;
         assert_eq!(wide, 0, "the page is wider than {width} px");
         browser.picture(&format!("tripped-{width}-{}", if dark { "dark" } else { "light" })).await;
@@ -88,14 +88,14 @@ async fn a_breaker_trips_is_forced_and_a_policy_is_reloaded_before_the_eyes() {
     browser.press(ESCAPE).await;
     browser.until("!document.getElementById('confirm').open").await;
     assert_eq!(browser.value("document.activeElement.dataset.part").await, "close", "the focus comes back");
-    assert_eq!(front.look("/api/v1/breakers").await[0]["forced"], false);
+    assert_eq!(front.get_json("/api/v1/breakers").await[0]["forced"], false);
     browser.press(ENTER).await;
     browser.until("document.getElementById('confirm').open").await;
     browser.press(TAB).await;
     assert_eq!(browser.value("document.activeElement.id").await, "confirm-yes");
     browser.press(ENTER).await;
     browser.until(&format!("{CARD}.innerText.includes('✓ closed, by an operator')")).await;
-    let breakers = front.look("/api/v1/breakers").await;
+    let breakers = front.get_json("/api/v1/breakers").await;
     assert_eq!((&breakers[0]["forced"], &breakers[0]["state"]), (&json!(true), &json!("closed")), "{breakers}");
     // The page shows a new policy from the folder too.
     fs::copy(prebuilt("hospital-directory"), folder.path().join("new.tmp")).unwrap();
@@ -115,7 +115,7 @@ async fn people_sign_in_and_readers_cannot_act() {
     let folder = tempfile::tempdir().unwrap();
     let (front, _tokens) = guarded(&toml(&upstream, folder.path()));
     let browser = Browser::start().await;
-    browser.looks(360, false).await;
+    browser.set_viewport(360, false).await;
     browser.open(&format!("http://{}/", front.admin_address())).await;
     browser.picture("sign-in-360-light").await;
     browser.fill("#token", "no-token-of-this-host").await;
@@ -150,7 +150,7 @@ async fn the_page_has_names_and_landmarks_and_does_not_chatter() {
     let front = Front::with_admin("", &toml(&upstream, folder.path()));
     front.ask("GET", "/a", "").await;
     let browser = Browser::start().await;
-    browser.looks(1280, false).await;
+    browser.set_viewport(1280, false).await;
     browser.open(&format!("http://{}/", front.admin_address())).await;
     browser.until("document.querySelectorAll('#upstreams tbody tr').length > 0").await;
     let nameless = "[...document.querySelectorAll('button, input, select, meter, [role=img], [role=region], section, article')]\

@@ -241,7 +241,7 @@ async fn keyed_writes_without_end() {
     let mut stage = Stage::new("keys", "").await;
     let (next, full) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let counted = Arc::clone(&full);
-    let told = stage
+    let answers = stage
         .under(move |to| {
             let (next, full) = (Arc::clone(&next), Arc::clone(&counted));
             crowd(16, move || {
@@ -269,8 +269,8 @@ async fn keyed_writes_without_end() {
         })
         .await;
     println!("refused keys: {}", full.load(Relaxed));
-    assert_eq!(told.1, 0, "every read is served");
-    stage.survived("keyed writes", told).await;
+    assert_eq!(answers.1, 0, "every read is served");
+    stage.survived("keyed writes", answers).await;
 }
 
 /// H4: endless heads of 62 kB, and uploads of 1 MiB that stop before their last byte.
@@ -284,7 +284,7 @@ async fn heads_and_uploads_without_end() {
     let mut upload = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 1048576\r\n\r\n".to_vec();
     upload.resize(upload.len() + (1 << 20) - 1, b'x');
     let upload = Bytes::from(upload);
-    let told = stage
+    let answers = stage
         .under(move |to| {
             let mut all = JoinSet::new();
             for n in 0..4000_usize {
@@ -304,7 +304,7 @@ async fn heads_and_uploads_without_end() {
             all
         })
         .await;
-    stage.survived("heads and uploads", told).await;
+    stage.survived("heads and uploads", answers).await;
 }
 
 /// H3: one peer uses all its connections, some with unread responses, others idle. H6: writes that are abandoned at once, over HTTP/2 and
@@ -313,7 +313,7 @@ async fn heads_and_uploads_without_end() {
 #[ignore = "ten minutes"]
 async fn callers_that_do_not_read_and_writes_that_are_left() {
     let mut stage = Stage::new("left", "max_connections = 60\n").await;
-    let told = stage
+    let answers = stage
         .under(move |to| {
             let mut all = crowd(60, move || async move {
                 let mut stream = connect([127, 0, 0, 2], to).await?;
@@ -341,8 +341,8 @@ async fn callers_that_do_not_read_and_writes_that_are_left() {
             all
         })
         .await;
-    assert_eq!(told.1, 0, "no other caller is refused");
-    stage.survived("unread answers and left writes", told).await;
+    assert_eq!(answers.1, 0, "no other caller is refused");
+    stage.survived("unread answers and left writes", answers).await;
 }
 
 async fn reset_writes(to: SocketAddr) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

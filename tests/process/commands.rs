@@ -35,8 +35,8 @@ fn config_check_says_what_holds() {
 fn a_file_that_is_not_there_is_the_operators_problem() {
     let ended = run(&["config", "check", "--config", "gone.toml"]);
     assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{ended:?}");
-    let told = "the configuration has 1 problem:\n  --config: gone.toml cannot be read: ";
-    assert!(ended.err.starts_with(told) && ended.err.ends_with("(flag --config)\n"), "{ended:?}");
+    let message = "the configuration has 1 problem:\n  --config: gone.toml cannot be read: ";
+    assert!(ended.err.starts_with(message) && ended.err.ends_with("(flag --config)\n"), "{ended:?}");
 }
 
 #[test]
@@ -105,8 +105,8 @@ fn a_new_policy_is_built_tested_and_served() {
         assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
         ended.out
     };
-    let told = within(&["policy", "new", "parcels"]);
-    assert!(told.contains("triage policy build parcels\n  triage policy test parcels/parcels.wasm\n"), "{told}");
+    let message = within(&["policy", "new", "parcels"]);
+    assert!(message.contains("triage policy build parcels\n  triage policy test parcels/parcels.wasm\n"), "{message}");
     within(&["policy", "build", "parcels"]);
     assert_eq!(within(&["policy", "test", "parcels/parcels.wasm"]), "11 cases pass\n");
     let inspected = within(&["policy", "inspect", "parcels/parcels.wasm"]);
@@ -155,11 +155,11 @@ fn inspect_tells_whose_work_a_component_is_and_where_it_runs() {
     assert_eq!(inspected(&[]).0, "signed, but not checked against a key: give --key; checksum matches");
     assert_eq!(inspected(&["--key", &pair.pk.to_base64()]).0, "signed by the given key; checksum matches");
     let stranger = minisign::KeyPair::generate_unencrypted_keypair().unwrap().pk.to_base64();
-    let told = inspected(&["--key", &stranger]).0;
-    assert!(told.starts_with("none of `policies.keys` has signed"), "{told}");
+    let message = inspected(&["--key", &stranger]).0;
+    assert!(message.starts_with("none of `policies.keys` has signed"), "{message}");
     std::fs::write(folder.path().join("http-standard.wasm.sha256"), format!("{}  x\n", "0".repeat(64))).unwrap();
-    let told = inspected(&[]).0;
-    assert!(told.contains("the component's SHA-256 is "), "{told}");
+    let message = inspected(&[]).0;
+    assert!(message.contains("the component's SHA-256 is "), "{message}");
 }
 
 #[test]

@@ -232,7 +232,7 @@ fn opens_together_and_probes_one_at_a_time(hosts: usize, periods: usize) {
     // A probe is sent only after the breaker was open for its time since the last probe's report.
     let probes: Vec<Instant> = asked.iter().filter(|(_, number)| !before.contains(number)).map(|(at, _)| *at).collect();
     let early: Vec<_> = probes.windows(2).map(|two| two[1] - two[0]).filter(|gap| *gap < open_for).collect();
-    assert!(early.is_empty(), "of {} half-open periods, a second probe came after {early:?}", probes.len());
+    assert!(early.is_empty(), "of {} half-open periods, a second probe was sent after {early:?}", probes.len());
     assert!(refused.iter().all(|count| count.load(Relaxed) > 0), "each host refused: {refused:?}");
     println!("{} calls before all refused; {} half-open periods, one probe each", before.len(), probes.len());
 }

@@ -91,13 +91,13 @@ fn shared_socket() -> TcpListener {
 
 /// Sends one request on a new connection. Returns an error if it fails.
 fn once(address: SocketAddr) -> Result<(), String> {
-    let told = |what: &str, error: std::io::Error| format!("{what}: {error}");
-    let mut stream = TcpStream::connect(address).map_err(|error| told("connect", error))?;
-    stream.set_read_timeout(Some(Duration::from_secs(60))).map_err(|error| told("timeout", error))?;
+    let message = |what: &str, error: std::io::Error| format!("{what}: {error}");
+    let mut stream = TcpStream::connect(address).map_err(|error| message("connect", error))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60))).map_err(|error| message("timeout", error))?;
     let request = b"GET /a HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n";
-    stream.write_all(request).map_err(|error| told("send", error))?;
+    stream.write_all(request).map_err(|error| message("send", error))?;
     let mut text = String::new();
-    stream.read_to_string(&mut text).map_err(|error| told("read", error))?;
+    stream.read_to_string(&mut text).map_err(|error| message("read", error))?;
     if text.starts_with("HTTP/1.1 200") && text.ends_with("done") { Ok(()) } else { Err(format!("answer: {text:?}")) }
 }
 
@@ -163,8 +163,8 @@ fn the_host_refuses_a_passed_socket_without_a_listener() {
     command.arg(own.get_program()).args(own.get_args()).stdin(std::process::Stdio::null());
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let ended = Triage::start(&mut command).ended();
-    let told = format!("the system passed sockets on {}, but no listener", socket.local_addr().unwrap());
-    assert!(ended.code == Some(1) && ended.err.contains(&told), "{ended:?}");
+    let message = format!("the system passed sockets on {}, but no listener", socket.local_addr().unwrap());
+    assert!(ended.code == Some(1) && ended.err.contains(&message), "{ended:?}");
 }
 
 /// Waits for a condition without a timeout, since the test runner has one.
@@ -221,7 +221,7 @@ fn before_it_stops_the_host_says_that_it_is_not_ready_and_still_serves() {
     assert_eq!((status(admin, "/readyz", ""), status(admin, "/healthz", "")), (200, 200));
     host.terminate();
     until(|| status(admin, "/readyz", "") == 503);
-    assert_eq!(once(address), Ok(()), "on a connection that came after the signal");
+    assert_eq!(once(address), Ok(()), "on a connection opened after the signal");
     assert_eq!(status(admin, "/healthz", ""), 200);
     host.terminate();
     host.logs("a second signal");
@@ -255,16 +255,16 @@ fn the_host_notifies_systemd_when_it_is_ready_and_when_it_stops() {
     let path = folder.path().join("notify");
     let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let told = || {
+    let message = || {
         let mut bytes = [0; 256];
         let read = socket.recv(&mut bytes).unwrap();
         String::from_utf8_lossy(&bytes[..read]).trim().to_owned()
     };
     let environment = [("NOTIFY_SOCKET", path.to_str().unwrap())];
     let (host, address) = Triage::serve_with(&["--upstream", &upstream], &environment);
-    assert_eq!(told(), "READY=1");
+    assert_eq!(message(), "READY=1");
     assert_eq!(once(address), Ok(()), "it is, by then");
     host.terminate();
-    assert_eq!(told(), "STOPPING=1");
+    assert_eq!(message(), "STOPPING=1");
     assert_eq!(host.ended().code, Some(0));
 }

@@ -61,12 +61,13 @@ fn a_request_is_explained_by_its_id() {
         lines[2].starts_with("  policy    http-standard;digest=") && lines[2].ends_with(", generation 1"),
         "{ended:?}"
     );
-    let told: Vec<&str> = lines[3..].iter().map(|line| line.trim_start().split_once("  ").unwrap().1).collect();
-    assert_eq!((told[0], told[1]), ("permit", "attempt 1 sent"), "{ended:?}");
-    assert!(told[2].starts_with("answered 503 after "), "{ended:?}");
-    assert!(told[3].starts_with("policy: ") && told[3].contains(", retry"), "{ended:?}");
+    let events: Vec<&str> = lines[3..].iter().map(|line| line.trim_start().split_once("  ").unwrap().1).collect();
+    assert_eq!((events[0], events[1]), ("permit", "attempt 1 sent"), "{ended:?}");
+    assert!(events[2].starts_with("answered 503 after "), "{ended:?}");
+    assert!(events[3].starts_with("policy: ") && events[3].contains(", retry"), "{ended:?}");
     assert!(
-        told.contains(&"attempt 3 sent") && told.contains(&"the host does not follow the verdict: no attempt is left"),
+        events.contains(&"attempt 3 sent")
+            && events.contains(&"the host does not follow the verdict: no attempt is left"),
         "{ended:?}"
     );
     assert!(!ended.out.contains("s3cret"));
@@ -91,8 +92,8 @@ fn the_policies_of_a_running_host_are_listed_and_acted_on() {
     );
     let back = asked(&host, &["policy", "rollback", "default"]);
     assert_eq!(back.code, Some(1), "{back:?}");
-    let told = "triage: no other generation has passed its probation; copy a better component into the folder\n";
-    assert_eq!(back.err, told, "{back:?}");
+    let message = "triage: no other generation has passed its probation; copy a better component into the folder\n";
+    assert_eq!(back.err, message, "{back:?}");
     let promote = asked(&host, &["policy", "promote", "default"]);
     assert!(promote.err.contains("has already passed its probation"), "{promote:?}");
     assert_eq!(asked(&host, &["policy", "history", "default"]).out, "");
@@ -105,11 +106,11 @@ fn a_command_reports_a_missing_host_and_a_missing_token() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let nobody = run(&["policy", "list", "--admin", &format!("http://{free}")]);
     assert_eq!(nobody.code, Some(1), "{nobody:?}");
-    let told = format!(
+    let message = format!(
         "triage: no answer from http://{free} (connect); start the host with an admin listener there, or give its address with \
          --admin URL\n"
     );
-    assert_eq!(nobody.err, told);
+    assert_eq!(nobody.err, message);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token").display().to_string();
     std::fs::write(&file, "0123456789abcdef\n").unwrap();
@@ -196,8 +197,8 @@ fn each_action_is_a_line_of_the_audit() {
     write!(stream, "POST {path} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n").unwrap();
     let line = host.process.logs("triage::audit");
     let peer = format!("peer={}", stream.local_addr().unwrap());
-    let told = "role=\"write\" action=\"breaker-open\" subject=\"default/any\"";
-    assert!(line.contains(&peer) && line.contains(told), "{line}");
+    let message = "role=\"write\" action=\"breaker-open\" subject=\"default/any\"";
+    assert!(line.contains(&peer) && line.contains(message), "{line}");
     assert!(line.contains("an operator forces the breaker open for 600000 ms"), "{line}");
 }
 

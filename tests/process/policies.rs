@@ -65,7 +65,7 @@ impl Fleet {
         for _ in 0..hosts {
             fleet.join();
         }
-        fleet.told(&format!(", {hosts} hosts"));
+        fleet.await_line(&format!(", {hosts} hosts"));
         Some(fleet)
     }
 
@@ -95,7 +95,7 @@ impl Fleet {
     }
 
     /// Waits until `triage policy list` prints a text.
-    fn told(&self, text: &str) -> String {
+    fn await_line(&self, text: &str) -> String {
         for _ in 0..600 {
             let listed = self.run(&["policy", "list"]);
             assert_eq!(listed.code, Some(0), "{listed:?}");
@@ -177,13 +177,13 @@ fn a_fleet_switches_together_under_load_and_goes_back_together() {
     let callers = fleet.callers(&stop);
     let announced = fleet.announce(&marked()[1]);
     assert_eq!((announced.code, announced.err.as_str()), (Some(0), ""), "{announced:?}");
-    let told = announced.out.lines().last().unwrap();
-    assert_eq!(told, "api: the fleet's generation 1 serves at 3 of 3 hosts");
-    let listed = fleet.told("fleet: generation 1 (");
+    let last = announced.out.lines().last().unwrap();
+    assert_eq!(last, "api: the fleet's generation 1 serves at 3 of 3 hosts");
+    let listed = fleet.await_line("fleet: generation 1 (");
     assert!(listed.contains(", agreed, 3 hosts\n"), "{listed}");
     let back = fleet.run(&["policy", "rollback", "api"]);
     assert_eq!(back.code, Some(0), "{back:?}");
-    fleet.told("fleet: generation 2 (");
+    fleet.await_line("fleet: generation 2 (");
     thread::sleep(Duration::from_secs(2));
     stop.store(true, Relaxed);
     let mut switches = [Vec::new(), Vec::new()];
@@ -228,7 +228,7 @@ fn a_host_that_was_stopped_or_killed_comes_back_to_the_fleets_generation() {
     fleet.hosts[2].process.signal("STOP");
     let announced = fleet.announce(&marked()[1]);
     assert_eq!((announced.code, announced.err.as_str()), (Some(0), ""), "{announced:?}");
-    fleet.told("fleet: generation 1 (");
+    fleet.await_line("fleet: generation 1 (");
     fleet.hosts[2].process.signal("CONT");
     let mut caller = Caller::to(fleet.hosts[2].address);
     for _ in 0..6000 {
@@ -263,8 +263,8 @@ fn policy_announce_reports_a_component_that_is_rolled_back_at_once() {
     stop.store(true, Relaxed);
     calls.join().unwrap();
     assert_eq!(announced.code, Some(1), "{announced:?}");
-    let told = "the fleet switched to it and back, to generation 2: it failed at host ";
-    assert!(announced.err.contains(told), "{announced:?}");
+    let expected = "the fleet switched to it and back, to generation 2: it failed at host ";
+    assert!(announced.err.contains(expected), "{announced:?}");
 }
 
 /// A component that `push` rejects is neither published nor announced. If a host refuses one, the command reports the step.

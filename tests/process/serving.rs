@@ -20,10 +20,10 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (arrive, arrived) = mpsc::channel();
-        let (answer, told) = mpsc::channel();
+        let (answer, go_ahead) = mpsc::channel();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                if serve(stream, &arrive, &told).is_none() {
+                if serve(stream, &arrive, &go_ahead).is_none() {
                     break;
                 }
             }
@@ -33,7 +33,7 @@ impl Upstream {
 }
 
 /// Reads one head, responds when allowed, and closes.
-fn serve(mut stream: TcpStream, arrive: &Sender<()>, told: &Receiver<()>) -> Option<()> {
+fn serve(mut stream: TcpStream, arrive: &Sender<()>, go_ahead: &Receiver<()>) -> Option<()> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -41,7 +41,7 @@ fn serve(mut stream: TcpStream, arrive: &Sender<()>, told: &Receiver<()>) -> Opt
         head.push(byte[0]);
     }
     arrive.send(()).ok()?;
-    told.recv().ok()?;
+    go_ahead.recv().ok()?;
     let text = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\ndone";
     stream.write_all(text.as_bytes()).ok()
 }
@@ -137,12 +137,12 @@ fn a_taken_port_is_refused_even_if_another_host_has_it() {
     let second =
         run(&["serve", "--upstream", "http://127.0.0.1:9", "--listen", &address.to_string(), "--admin", "off"]);
     assert_eq!(second.code, Some(1), "{second:?}");
-    let told = format!(
+    let message = format!(
         "triage: cannot listen on {address}; it must be an address of this machine that no other program listens on: "
     );
     // A machine with a low limit on open files logs a warning in an earlier line.
     let last = second.err.lines().last().unwrap_or_default();
-    assert!(last.starts_with(&told), "{second:?}");
+    assert!(last.starts_with(&message), "{second:?}");
     assert_eq!(second.out, "");
 }
 
@@ -167,8 +167,8 @@ fn the_host_reports_each_problem_of_a_configuration_and_does_not_listen() {
         ("upstreams.*.defaults.retry.max_attempts: got \"many\"; must be", "(env RETRY_MAX_ATTEMPTS)"),
         ("server.workers: got \"none\"; must be", "(flag --workers)"),
     ] {
-        let told = |line: &&&str| line.trim_start().starts_with(key) && line.ends_with(source);
-        assert_eq!(lines.iter().filter(told).count(), 1, "{key} {source} in\n{}", ended.err);
+        let is_shown = |line: &&&str| line.trim_start().starts_with(key) && line.ends_with(source);
+        assert_eq!(lines.iter().filter(is_shown).count(), 1, "{key} {source} in\n{}", ended.err);
     }
     assert!(TcpStream::connect(free).is_err(), "it listens");
 }
@@ -185,13 +185,13 @@ fn serve_and_config_report_all_unusable_policies_at_once() {
         let arguments: Vec<&str> = verb.iter().chain(&["--config", "triage.toml"]).copied().collect();
         let ended = Triage::start(triage(&arguments).current_dir(folder.path())).ended();
         assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{verb:?}: {ended:?}");
-        for told in [
+        for message in [
             "upstreams.a.policy: the policy of upstream a was refused: the file is not a valid WebAssembly component",
             "upstreams.b.policy: policy file gone.wasm of upstream b cannot be read",
             "upstreams.b.ca_file: certificate authorities could not be read from gone.pem",
             "upstreams.c.endpoints.x",
         ] {
-            assert!(ended.err.contains(&format!("\n  {told}")), "{verb:?}: {told} in\n{}", ended.err);
+            assert!(ended.err.contains(&format!("\n  {message}")), "{verb:?}: {message} in\n{}", ended.err);
         }
     }
 }

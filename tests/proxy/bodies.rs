@@ -86,7 +86,7 @@ async fn an_answer_that_breaks_off_breaks_off_for_the_caller_too() {
     let mut caller = TcpStream::connect(front.address()).await.unwrap();
     caller.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut read = Vec::new();
-    // The head is already sent, but the host must not let half a response look complete.
+    // The head is already sent, but the host must not let half a response pass for a complete one.
     while caller.read_buf(&mut read).await.is_ok_and(|count| count > 0) {}
     let text = String::from_utf8_lossy(&read).to_lowercase();
     assert!(text.contains("content-length: 10\r\n") && text.ends_with("\r\n\r\nhalf"), "{text}");
@@ -119,8 +119,8 @@ async fn a_keyed_answer_that_breaks_off_is_a_502_and_is_not_sent_again() {
     let upstream = Scripted::start(move |_| Reply::Part(half.into())).await;
     let front = Front::of(&upstream.url(), "");
     let got = front.send("POST", "/a", "Idempotency-Key: \"k\"\r\n", "x").await;
-    let told = (got.status(), got.header("triage-sent"), got.header("triage-verdict"));
-    assert_eq!(told, ("502", Some("maybe"), Some("applied")), "{}", got.text());
+    let shown = (got.status(), got.header("triage-sent"), got.header("triage-verdict"));
+    assert_eq!(shown, ("502", Some("maybe"), Some("applied")), "{}", got.text());
     let again = front.send("POST", "/a", "Idempotency-Key: \"k\"\r\n", "x").await;
     assert_eq!(again.status(), "409", "{}", again.text());
     assert!(again.text().contains("answer-not-kept"), "{}", again.text());

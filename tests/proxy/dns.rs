@@ -27,9 +27,9 @@ struct Names {
 
 /// The same resolver, owned by a client.
 #[derive(Debug)]
-struct Told(Arc<Names>);
+struct TestResolver(Arc<Names>);
 
-impl Resolver for Told {
+impl Resolver for TestResolver {
     fn resolve(&self, name: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
         assert_eq!(name, "upstream.example");
         *self.0.lookups.lock() += 1;
@@ -59,8 +59,8 @@ impl Moving {
         let url = format!("http://upstream.example:{}", old.address.port());
         let text = format!("[upstreams.api]\nbase_url = \"{url}\"\ndns_refresh = \"{refresh}\"\n");
         let settings = config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"));
-        let told = Arc::new(Told(Arc::clone(&names)));
-        let client = HttpClient::with_resolver(&settings.upstreams[0].connection, told).unwrap();
+        let resolver = Arc::new(TestResolver(Arc::clone(&names)));
+        let client = HttpClient::with_resolver(&settings.upstreams[0].connection, resolver).unwrap();
         let host = Host::with_transports(&settings, Clock::system(), Rng::system(), vec![Arc::new(client)]).unwrap();
         Self { names, old, new, host }
     }

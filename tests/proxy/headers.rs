@@ -24,7 +24,7 @@ async fn headers_of_one_connection_are_not_forwarded() {
     }
     assert_eq!(seen.all("x-public"), ["2"]);
     for name in ["x-inner", "keep-alive", "proxy-connection"] {
-        assert_eq!(got.header(name), None, "{name} came back: {}", got.head);
+        assert_eq!(got.header(name), None, "{name} was returned: {}", got.head);
     }
     assert_eq!((got.header("x-kept"), got.text().as_str()), (Some("2"), "fine"));
 }

@@ -134,16 +134,16 @@ async fn the_protocol_that_was_agreed_on_is_the_one_that_is_spoken() {
         let _ = stream.read_to_end(&mut read).await;
         read
     };
-    let told = says("h2", b"INVALID CONNECTION PREFACE\r\n\r\n").await;
+    let received = says("h2", b"INVALID CONNECTION PREFACE\r\n\r\n").await;
     // The head of a GOAWAY frame of 8 bytes, which ends with PROTOCOL_ERROR.
-    let goaway = told.windows(17).find(|frame| frame[..5] == [0, 0, 8, 7, 0]);
-    assert!(goaway.is_some_and(|frame| frame.ends_with(&[0, 0, 0, 1])), "{told:?}");
-    let told = says("h2", b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
-    assert!(told.windows(5).any(|head| head == [0, 0, 8, 7, 0]), "{told:?}");
-    let told = says("http/1.1", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-    assert_eq!(told, b"", "closed: nothing that both read alike can be said");
-    let told = says("http/1.1", b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
-    assert!(told.starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&told));
+    let goaway = received.windows(17).find(|frame| frame[..5] == [0, 0, 8, 7, 0]);
+    assert!(goaway.is_some_and(|frame| frame.ends_with(&[0, 0, 0, 1])), "{received:?}");
+    let received = says("h2", b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(received.windows(5).any(|head| head == [0, 0, 8, 7, 0]), "{received:?}");
+    let received = says("http/1.1", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    assert_eq!(received, b"", "closed: nothing that both read alike can be said");
+    let received = says("http/1.1", b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(received.starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&received));
     assert_eq!(upstream.seen().len(), 1);
 }
 

@@ -204,10 +204,10 @@ async fn a_failed_handshake_says_why() {
         let (status, kind) = if sent == "no" { ("502", Some("tls")) } else { ("504", None) };
         assert_eq!((got.status(), problem["failure"].as_str()), (status, kind), "{problem}");
         // The output of `triage explain`.
-        let story = front.look(&format!("/api/v1/requests/{}", got.header("triage-request-id").unwrap())).await;
-        let failed = story["steps"].as_array().unwrap().iter().find(|step| step["step"] == "failed").unwrap();
-        assert_eq!(failed["reason"], expected, "{story:#}");
-        assert!(failed["text"].as_str().unwrap().contains(words), "{story:#}");
+        let timeline = front.get_json(&format!("/api/v1/requests/{}", got.header("triage-request-id").unwrap())).await;
+        let failed = timeline["steps"].as_array().unwrap().iter().find(|step| step["step"] == "failed").unwrap();
+        assert_eq!(failed["reason"], expected, "{timeline:#}");
+        assert!(failed["text"].as_str().unwrap().contains(words), "{timeline:#}");
     }
 }
 

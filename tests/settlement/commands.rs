@@ -51,8 +51,8 @@ async fn an_operator_lists_shows_and_resolves() {
     let body = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(body.path(), "{\"id\": 7}").unwrap();
     let file = body.path().to_str().unwrap();
-    let (code, told, error) = ran(&admin, &["resolve", ids[0], "applied", "--status", "201", "--body", file]).await;
-    assert_eq!((code, told), (Some(0), format!("{} is settled: applied\n", ids[0])), "{error}");
+    let (code, printed, error) = ran(&admin, &["resolve", ids[0], "applied", "--status", "201", "--body", file]).await;
+    assert_eq!((code, printed), (Some(0), format!("{} is settled: applied\n", ids[0])), "{error}");
     let (code, _, error) = ran(&admin, &["resolve", ids[0], "applied"]).await;
     assert!(code == Some(1) && error.contains("no unsettled record has this id"), "{error}");
     let (code, _, error) = ran(&admin, &["show", ids[0]]).await;

@@ -59,7 +59,7 @@ impl Stage {
     }
 
     async fn records(&self) -> Vec<Value> {
-        self.front.look("/api/v1/records").await.as_array().unwrap().clone()
+        self.front.get_json("/api/v1/records").await.as_array().unwrap().clone()
     }
 
     async fn metric(&self, line: &str) -> f64 {
@@ -77,7 +77,7 @@ impl Stage {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{} notices came", self.receiver.seen().len());
+        panic!("{} notices arrived", self.receiver.seen().len());
     }
 }
 
@@ -106,17 +106,17 @@ async fn the_notice_of_a_settled_write_is_sent_until_it_is_taken() {
     let notices = stage.noticed(2).await;
     assert_eq!(notices[0].line(), "post /hooks/triage http/1.1");
     assert_eq!(notices[0].body, notices[1].body, "what was not taken is sent again");
-    let told = verified(&notices[1]);
+    let notice = verified(&notices[1]);
     assert_eq!(
-        (&told["type"], &told["upstream"], &told["endpoint"], &told["class"]),
+        (&notice["type"], &notice["upstream"], &notice["endpoint"], &notice["class"]),
         (&json!("write-settled"), &json!("hospital"), &json!("create-hospital"), &json!("already-applied"))
     );
     assert!(!notices[1].head.contains("clinic") && !String::from_utf8_lossy(&notices[1].body).contains("Clinic"));
-    let id = told["record"].as_str().unwrap();
+    let id = notice["record"].as_str().unwrap();
     assert_eq!(stage.records().await, Vec::<Value>::new());
     let gone = stage.front.admin("GET", &format!("/api/v1/records/{id}"), "", "").await;
     assert_eq!(gone.status(), "404", "{}", gone.text());
-    let events = stage.front.look("/api/v1/events").await;
+    let events = stage.front.get_json("/api/v1/events").await;
     let event = events.as_array().unwrap().iter().find(|event| event["kind"] == "write-settled").unwrap();
     assert_eq!(
         (&event["subject"], &event["text"]),
@@ -141,8 +141,8 @@ async fn a_write_without_a_key_is_settled_too() {
     let stage = stage("", |_| ok("", "")).await;
     assert_eq!(stage.create_with("").await.status(), "504");
     stage.emulator.set_faults(Faults::none());
-    let told = verified(&stage.noticed(1).await[0]);
-    assert_eq!((&told["endpoint"], &told["class"]), (&json!("create-hospital"), &json!("already-applied")));
+    let notice = verified(&stage.noticed(1).await[0]);
+    assert_eq!((&notice["endpoint"], &notice["class"]), (&json!("create-hospital"), &json!("already-applied")));
     assert_eq!(stage.records().await, Vec::<Value>::new());
     assert_eq!(stage.emulator.made(), 1);
 }

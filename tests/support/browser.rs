@@ -98,7 +98,7 @@ impl Browser {
     }
 
     /// Sets the window's width and its light or dark mode.
-    pub async fn looks(&self, width: u32, dark: bool) {
+    pub async fn set_viewport(&self, width: u32, dark: bool) {
         let metrics = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
         self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
         let scheme = if dark { "dark" } else { "light" };

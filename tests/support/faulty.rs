@@ -42,13 +42,13 @@ pub struct Faulty {
     inner: Arc<dyn Transport>,
     entropy: Rng,
     rules: Mutex<Vec<Rule>>,
-    struck: AtomicU64,
+    injected: AtomicU64,
 }
 
 impl Faulty {
     pub fn new(inner: Arc<dyn Transport>) -> Arc<Self> {
-        let (rules, struck) = (Mutex::default(), AtomicU64::new(0));
-        Arc::new(Self { inner, entropy: Rng::seeded(11), rules, struck })
+        let (rules, injected) = (Mutex::default(), AtomicU64::new(0));
+        Arc::new(Self { inner, entropy: Rng::seeded(11), rules, injected })
     }
 
     /// Replaces the rules. The chances of several rules for one method partition one random draw.
@@ -62,8 +62,8 @@ impl Faulty {
     }
 
     /// The number of requests with a fault.
-    pub fn struck(&self) -> u64 {
-        self.struck.load(Relaxed)
+    pub fn injected(&self) -> u64 {
+        self.injected.load(Relaxed)
     }
 
     fn fault(&self, method: &Method) -> Option<Fault> {
@@ -71,7 +71,7 @@ impl Faulty {
         let rules = self.rules.lock().unwrap();
         for rule in rules.iter().filter(|rule| rule.method == *method) {
             if draw < rule.chance {
-                self.struck.fetch_add(1, Relaxed);
+                self.injected.fetch_add(1, Relaxed);
                 return Some(rule.fault);
             }
             draw -= rule.chance;

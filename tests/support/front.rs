@@ -83,7 +83,7 @@ impl Front {
     }
 
     /// The JSON at a path of the admin listener.
-    pub async fn look(&self, path: &str) -> serde_json::Value {
+    pub async fn get_json(&self, path: &str) -> serde_json::Value {
         let got = self.admin("GET", path, "", "").await;
         assert_eq!(got.status(), "200", "{path}: {}", got.text());
         serde_json::from_slice(&got.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", got.text()))

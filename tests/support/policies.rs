@@ -132,7 +132,7 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() ->
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("it never came about: {what}");
+    panic!("it never happened: {what}");
 }
 
 /// The name of the policy that decides a request at a host.
@@ -151,7 +151,7 @@ pub async fn serves(hosts: &[Front], name: &str) {
 
 /// The fleet's state, as one host reports it.
 pub async fn fleet(host: &Front) -> Value {
-    host.look("/api/v1/policies/api").await["fleet"].clone()
+    host.get_json("/api/v1/policies/api").await["fleet"].clone()
 }
 
 /// Sends an action on a component to a host.
@@ -167,8 +167,8 @@ pub async fn announce(host: &Front, digest: Digest) {
 }
 
 /// The texts of a host's events of one kind.
-pub async fn told(host: &Front, kind: &str) -> Vec<String> {
-    let events = host.look("/api/v1/events").await;
+pub async fn event_texts(host: &Front, kind: &str) -> Vec<String> {
+    let events = host.get_json("/api/v1/events").await;
     let own = events.as_array().unwrap().iter().filter(|event| event["kind"] == kind);
     own.map(|event| event["text"].as_str().unwrap().to_owned()).collect()
 }

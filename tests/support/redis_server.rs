@@ -43,7 +43,7 @@ impl RedisServer {
                 return server;
             }
         }
-        panic!("no redis-server came up: {}", std::fs::read_to_string(server.log()).unwrap_or_default());
+        panic!("no redis-server started: {}", std::fs::read_to_string(server.log()).unwrap_or_default());
     }
 
     /// Starts a Sentinel with these configuration lines.

@@ -107,12 +107,12 @@ fn headers(all: &[(&'static str, &'static str)]) -> HeaderMap {
 
 /// The result of an attempt.
 #[derive(Debug, Clone, Copy)]
-enum Came {
+enum Received {
     Status(StatusCode),
     Failed(Failure),
 }
 
-impl Came {
+impl Received {
     fn all() -> impl Iterator<Item = Self> {
         let statuses = STATUSES.map(|status| Self::Status(StatusCode::from_u16(status).unwrap()));
         let failures = FAILURES.into_iter().flat_map(|kind| [true, false].map(|sent| Failure::new(kind, sent)));
@@ -162,18 +162,18 @@ impl<'a> Subject<'a> {
             assert_eq!(self.effect, Effect::Unsafe, "{} {}", self.name, self.method);
         }
         let mut probe_is_played = false;
-        for came in Came::all() {
+        for received in Received::all() {
             for &[keyed, hinted, unsettled] in variants {
                 let hints = if hinted {
                     headers(&[("x-should-retry", "true"), ("retry-after", "1")])
                 } else {
                     HeaderMap::new()
                 };
-                let verdict = self.verdict(Purpose::Request, keyed, unsettled, None, &came.outcome(&hints, ""));
+                let verdict = self.verdict(Purpose::Request, keyed, unsettled, None, &received.outcome(&hints, ""));
                 for granted in [false, true] {
-                    let facts = self.facts(Purpose::Request, granted, unsettled, came.seen(), Duration::ZERO);
+                    let facts = self.facts(Purpose::Request, granted, unsettled, received.seen(), Duration::ZERO);
                     let clamped = clamp(verdict.clone(), &facts, &retry::Settings::default());
-                    self.check_request(came, &facts, &clamped);
+                    self.check_request(received, &facts, &clamped);
                     played.requests += 1;
                     if matches!(clamped.step, NextAction::Verify(_)) && !probe_is_played {
                         probe_is_played = true;
@@ -187,7 +187,7 @@ impl<'a> Subject<'a> {
     /// Plays every outcome of a verification, before and after the upstream's commit time.
     fn play_probe(&self, played: &mut Played) {
         let within = self.commit_within.unwrap_or(Duration::from_secs(60));
-        for came in Came::all() {
+        for received in Received::all() {
             for body in PROBE_BODIES {
                 for sent_ago in [
                     Duration::from_secs(1),
@@ -195,43 +195,55 @@ impl<'a> Subject<'a> {
                     within + Duration::from_secs(1),
                 ] {
                     let nothing = HeaderMap::new();
-                    let outcome = came.outcome(&nothing, body);
+                    let outcome = received.outcome(&nothing, body);
                     let verdict = self.verdict(Purpose::Probe, true, true, Some(sent_ago), &outcome);
-                    let facts = self.facts(Purpose::Probe, true, true, came.seen(), sent_ago);
+                    let facts = self.facts(Purpose::Probe, true, true, received.seen(), sent_ago);
                     let clamped = clamp(verdict, &facts, &retry::Settings::default());
                     let absence_counts = sent_ago >= within;
-                    let told = || format!("{}: {body:?} {sent_ago:?} {clamped:?}", self.told(came, &facts));
-                    assert!(absence_counts || !matches!(clamped.step, NextAction::Retry(_)), "sent again: {}", told());
-                    assert!(absence_counts || !self.is_released(&facts, &clamped), "released: {}", told());
+                    let describe = || format!("{}: {body:?} {sent_ago:?} {clamped:?}", self.describe(received, &facts));
+                    assert!(
+                        absence_counts || !matches!(clamped.step, NextAction::Retry(_)),
+                        "sent again: {}",
+                        describe()
+                    );
+                    assert!(absence_counts || !self.is_released(&facts, &clamped), "released: {}", describe());
                     // Only a response that can show presence can prove absence.
-                    let is_proof = matches!(came, Came::Status(status) if matches!(status.as_u16(), 200 | 404));
-                    assert!(is_proof || !matches!(clamped.step, NextAction::Retry(_)), "sent again: {}", told());
-                    assert!(is_proof || !self.is_released(&facts, &clamped), "released: {}", told());
+                    let is_proof = matches!(received, Received::Status(status) if matches!(status.as_u16(), 200 | 404));
+                    assert!(is_proof || !matches!(clamped.step, NextAction::Retry(_)), "sent again: {}", describe());
+                    assert!(is_proof || !self.is_released(&facts, &clamped), "released: {}", describe());
                     played.verifications += 1;
                 }
             }
         }
     }
 
-    fn check_request(&self, came: Came, facts: &ClampInput, clamped: &Clamped) {
+    fn check_request(&self, received: Received, facts: &ClampInput, clamped: &Clamped) {
         let is_released = self.is_released(facts, clamped);
         if self.effect == Effect::Idempotent {
             // Resending an idempotent request is harmless, but its key must not be released while its effect is unknown.
-            assert!(clamped.class != Class::Unknown || !is_released, "{}: {clamped:?}", self.told(came, facts));
+            assert!(clamped.class != Class::Unknown || !is_released, "{}: {clamped:?}", self.describe(received, facts));
         }
         if self.effect != Effect::Unsafe {
             return;
         }
         let is_resent = matches!(clamped.step, NextAction::Retry(_) | NextAction::Resend(_));
-        assert!(!is_resent || self.may_be_resent(came, facts), "sent again: {}: {clamped:?}", self.told(came, facts));
-        assert!(!is_released || self.may_be_released(came, facts), "released: {}: {clamped:?}", self.told(came, facts));
+        assert!(
+            !is_resent || self.may_be_resent(received, facts),
+            "sent again: {}: {clamped:?}",
+            self.describe(received, facts)
+        );
+        assert!(
+            !is_released || self.may_be_released(received, facts),
+            "released: {}: {clamped:?}",
+            self.describe(received, facts)
+        );
     }
 
     /// Whether the host has proof that the request was not applied, or the operator trusts this policy's table.
-    fn may_be_resent(&self, came: Came, facts: &ClampInput) -> bool {
-        let proof = match came {
-            Came::Failed(failure) => !failure.sent,
-            Came::Status(status) => match status.as_u16() {
+    fn may_be_resent(&self, received: Received, facts: &ClampInput) -> bool {
+        let proof = match received {
+            Received::Failed(failure) => !failure.sent,
+            Received::Status(status) => match status.as_u16() {
                 425 | 429 => true,
                 // A lock, or a transaction that was rolled back.
                 409 | 423 => facts.granted && self.name == "fhir",
@@ -242,10 +254,10 @@ impl<'a> Subject<'a> {
     }
 
     /// Whether the host has proof that a request has no effect. A refusal by HTTP's own statuses counts if the operator trusts the policy.
-    fn may_be_released(&self, came: Came, facts: &ClampInput) -> bool {
-        let proof = match came {
-            Came::Failed(failure) => !failure.sent,
-            Came::Status(status) => match status.as_u16() {
+    fn may_be_released(&self, received: Received, facts: &ClampInput) -> bool {
+        let proof = match received {
+            Received::Failed(failure) => !failure.sent,
+            Received::Status(status) => match status.as_u16() {
                 307 | 308 | 425 | 429 => true,
                 408 => false,
                 // The policy's table counts these statuses as refusals.
@@ -339,9 +351,9 @@ impl<'a> Subject<'a> {
         self.policy.decide(&attempt, outcome).unwrap_or_else(|fault| panic!("{} {}: {fault}", self.name, self.method))
     }
 
-    fn told(&self, came: Came, facts: &ClampInput) -> String {
+    fn describe(&self, received: Received, facts: &ClampInput) -> String {
         let (name, method, path) = (self.name, &self.method, self.request.path);
-        format!("{name} {method} {path} {came:?} granted {} unsettled {}", facts.granted, facts.unsettled)
+        format!("{name} {method} {path} {received:?} granted {} unsettled {}", facts.granted, facts.unsettled)
     }
 }
 

@@ -22,7 +22,7 @@ const BACKLOG: i32 = 1024;
 /// The pause between two accepts while memory is scarce. At this rate, connections that stay silent until their timeout take a few megabytes
 /// of memory together.
 const SCARCE_MEMORY_PAUSE: Duration = Duration::from_millis(50);
-/// How often to look for a quiet connection to close while a new one waits.
+/// How often to search for a quiet connection to close while a new one waits.
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(50);
 /// How long the collector may take for the last traces.
 const LAST_EXPORT_TIMEOUT: Duration = Duration::from_secs(2);

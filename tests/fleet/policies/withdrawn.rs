@@ -1,7 +1,7 @@
 //! A component that was rolled back serves at no host again, after any kind of fault and under any manifest.
 
 use crate::support::{
-    policies::{Own, Policies, act, announce, fleet, judge, named, serves, told, trapping, until},
+    policies::{Own, Policies, act, announce, event_texts, fleet, judge, named, serves, trapping, until},
     redis_server::{Proxy, RedisServer, Way},
 };
 use minisign::KeyPair;
@@ -30,13 +30,13 @@ async fn an_operator_takes_back_what_does_not_serve_yet() {
     let back = act(&hosts[0], "rollback", Some(next)).await;
     assert_eq!(back.status(), "200", "{}", back.text());
     for host in &hosts {
-        until("it is told", || async { !told(host, "policy-aborted").await.is_empty() }).await;
+        until("the event is raised", || async { !event_texts(host, "policy-aborted").await.is_empty() }).await;
         let fleet = fleet(host).await;
         assert_eq!((judge(host).await, &fleet["generation"]), ("v2".to_owned(), &1.into()), "{fleet}");
         assert_eq!((&fleet["aborted"]["step"], &fleet["quarantined"]), (&"operator".into(), &[""; 0][..].into()));
     }
     assert_eq!(
-        told(&hosts[0], "action").await,
+        event_texts(&hosts[0], "action").await,
         ["an operator withdraws the component that was announced to the fleet"]
     );
     let nobodys = act(&hosts[0], "rollback", Some(Digest::of(b"nobody's"))).await;
@@ -61,7 +61,7 @@ async fn a_fault_after_a_rollback_brings_nothing_back() {
     for asked in 0..20 {
         assert_ne!(judge(&host).await, "v2", "{asked}");
     }
-    assert!(!told(&host, "policy-rolled-back").await.is_empty(), "the other one failed meanwhile");
+    assert!(!event_texts(&host, "policy-rolled-back").await.is_empty(), "the other one failed meanwhile");
 }
 
 /// The same component with a signature in another manifest: the failing code is the same.
@@ -102,12 +102,12 @@ async fn a_host_where_it_failed_refuses_it_for_all() {
     until("two", || async { fleet(&other).await["hosts"].as_array().unwrap().len() == 2 }).await;
     until("it fails", || async {
         judge(&burnt).await;
-        !told(&burnt, "policy-rolled-back").await.is_empty()
+        !event_texts(&burnt, "policy-rolled-back").await.is_empty()
     })
     .await;
     announce(&other, bad).await;
-    until("it is told", || async { !told(&other, "policy-aborted").await.is_empty() }).await;
-    let aborted = told(&other, "policy-aborted").await;
+    until("the event is raised", || async { !event_texts(&other, "policy-aborted").await.is_empty() }).await;
+    let aborted = event_texts(&other, "policy-aborted").await;
     assert!(aborted[0].contains("refused it at step quarantine: this component was rolled back before"), "{aborted:?}");
     assert_eq!((judge(&other).await, &fleet(&other).await["generation"]), ("v1".to_owned(), &0.into()));
 }
@@ -122,16 +122,16 @@ async fn a_rolled_back_component_serves_at_no_host() {
     until("two", || async { fleet(&hosts[0]).await["hosts"].as_array().unwrap().len() == 2 }).await;
     until("it fails at one", || async {
         judge(&hosts[1]).await;
-        !told(&hosts[1], "policy-rolled-back").await.is_empty()
+        !event_texts(&hosts[1], "policy-rolled-back").await.is_empty()
     })
     .await;
     announce(&hosts[0], policies.push(named("v2")).await).await;
     serves(&hosts, "v2").await;
     assert_eq!(act(&hosts[0], "rollback", None).await.status(), "200");
-    until("it has left", || async { !told(&hosts[1], "policy-withdrawn").await.is_empty() }).await;
-    let policy = hosts[1].look("/api/v1/policies/api").await;
+    until("it has left", || async { !event_texts(&hosts[1], "policy-withdrawn").await.is_empty() }).await;
+    let policy = hosts[1].get_json("/api/v1/policies/api").await;
     assert_eq!(policy["serving"]["standing"], "suspended", "nothing has proven itself there: {policy}");
-    let withdrawn = told(&hosts[1], "policy-withdrawn").await;
+    let withdrawn = event_texts(&hosts[1], "policy-withdrawn").await;
     assert!(withdrawn.len() == 1 && withdrawn[0].contains("was withdrawn by its fleet; "), "{withdrawn:?}");
     let stands = fleet(&hosts[1]).await;
     assert_eq!((&stands["generation"], &stands["behind"]), (&2.into(), &true.into()), "{stands}");
@@ -139,7 +139,9 @@ async fn a_rolled_back_component_serves_at_no_host() {
     let promoted = act(&hosts[1], "promote", Some(bad)).await;
     assert_eq!(promoted.status(), "200", "{}", promoted.text());
     until("it takes it once more", || async { fleet(&hosts[1]).await["behind"] == false }).await;
-    assert!(told(&hosts[1], "action").await[0].starts_with("an operator makes this host load the fleet's sha256:"));
+    assert!(
+        event_texts(&hosts[1], "action").await[0].starts_with("an operator makes this host load the fleet's sha256:")
+    );
 }
 
 /// A command that may have been done is not reported as failed, and it is audited even if its caller has disconnected.
@@ -157,7 +159,8 @@ async fn an_unconfirmed_announcement_is_not_reported_as_failed() {
     let hasty = tokio::time::timeout(Duration::from_millis(500), act(&host, "announce", Some(at_hand))).await;
     assert!(hasty.is_err(), "no answer can have come: {}", hasty.unwrap().text());
     let unsure = "; shared state did not confirm it";
-    until("it is audited", || async { told(&host, "action").await.iter().any(|text| text.ends_with(unsure)) }).await;
+    until("it is audited", || async { event_texts(&host, "action").await.iter().any(|text| text.ends_with(unsure)) })
+        .await;
     proxy.set(Way::Open);
     until("it is heard again", || async { fleet(&host).await["phase"] == "agreed" }).await;
     let other = policies.push(named("v4")).await;
@@ -208,6 +211,6 @@ async fn a_start_says_at_which_step_the_fleets_component_was_refused() {
     let keys = format!("keys = [{:?}]", pk.to_base64());
     let strict = policies.host_with(&Own { policies: &keys, configured: Some(signed), ..Own::default() });
     assert_eq!(judge(&strict).await, "v1");
-    let behind = told(&strict, "policy-behind").await;
+    let behind = event_texts(&strict, "policy-behind").await;
     assert!(behind[0].contains("does not serve here, step signature: the artifact is not signed"), "{behind:?}");
 }

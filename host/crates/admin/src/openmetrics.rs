@@ -271,9 +271,8 @@ impl Sources {
             groups.iter().filter_map(|(name, view)| view.breaker.as_ref().map(|breaker| (group_labels(name), breaker)))
         };
         let states = breakers().flat_map(|(labels, breaker)| {
-            BREAKER_STATES.map(|state| {
-                (with(labels.clone(), "state", state.name()), f64::from(u8::from(breaker.standing == state)))
-            })
+            BREAKER_STATES
+                .map(|state| (with(labels.clone(), "state", state.name()), f64::from(u8::from(breaker.state == state))))
         });
         page.gauges(&metrics::BREAKER, states)?;
         let forced = breakers().map(|(labels, breaker)| (labels, f64::from(u8::from(breaker.forced))));

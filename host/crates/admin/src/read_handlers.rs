@@ -87,7 +87,7 @@ pub(crate) fn one_policy<'a>(state: &'a AdminState, upstream: &str) -> Result<&'
 /// The fleet's generation, and whether this host is behind.
 fn fleet(serving: &UpstreamPolicy) -> Option<(String, u64, bool)> {
     let report = serving.following.as_ref()?.report(serving.current().artifact);
-    Some((serving.settings.name.clone(), report.standing.generation, report.behind))
+    Some((serving.settings.name.clone(), report.state.generation, report.behind))
 }
 
 /// The counts of an upstream's candidates.

@@ -51,7 +51,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Throttled {
     pace: Arc<Pace>,
-    lesson: DecreaseEpoch,
+    decrease_epoch: DecreaseEpoch,
     /// None while the rate is unlimited.
     reservation: Option<Reservation>,
     /// The wait, counted from the reservation.
@@ -105,11 +105,11 @@ impl Pace {
         state.pause(pause, now);
         // The gate refuses a pause that outlasts the deadline.
         let Some(rate) = state.per_minute(now).filter(|_| pause <= max_wait) else {
-            let lesson = state.rate.lesson();
+            let decrease_epoch = state.rate.decrease_epoch();
             let (wait, per_minute) = (Duration::ZERO, u32::MAX);
             return Ok(Some(Throttled {
                 pace: Arc::clone(self),
-                lesson,
+                decrease_epoch,
                 reservation: None,
                 wait,
                 per_minute,
@@ -121,10 +121,10 @@ impl Pace {
         let max_wait = pause.saturating_add(max_wait.saturating_sub(pause) / part);
         let reservation = state.rate.reserve(rate, now.after(pause), now, max_wait);
         let reservation = reservation.map_err(|retry_after| Refusal::Paced { per_minute, retry_after })?;
-        let (lesson, wait) = (state.rate.lesson(), reservation.due.since(now));
+        let (decrease_epoch, wait) = (state.rate.decrease_epoch(), reservation.due.since(now));
         Ok(Some(Throttled {
             pace: Arc::clone(self),
-            lesson,
+            decrease_epoch,
             reservation: Some(reservation),
             wait,
             per_minute,
@@ -186,7 +186,7 @@ impl Throttled {
         let mut state = pace.state.lock();
         match class {
             Class::Applied | Class::AlreadyApplied => {
-                state.rate.took(self.lesson, now);
+                state.rate.took(self.decrease_epoch, now);
                 return None;
             }
             Class::Rejected => {
@@ -198,7 +198,7 @@ impl Throttled {
             Class::Throttled => {}
         }
         let (settings, ceiling) = (state.settings?, state.ceiling);
-        let per_minute = shown(state.rate.throttled(&settings, ceiling, self.lesson, now)?);
+        let per_minute = shown(state.rate.throttled(&settings, ceiling, self.decrease_epoch, now)?);
         let tell = state.last_event_at.is_none_or(|last_event_at| now.since(last_event_at) >= MIN_EVENT_INTERVAL);
         if tell {
             state.last_event_at = Some(now);

@@ -62,8 +62,8 @@ pub(super) fn table_defaults(scope: Scope) -> Values {
 fn adapt(values: &mut Values) {
     // A deadline that the operator set shortens attempts; otherwise the deadline grows to fit the attempts.
     at_most(values, "attempt_timeout", "deadline", Duration::ZERO);
-    let room = if values.source("deadline") == Some(Source::Default) { RETRY_RESERVE } else { Duration::ZERO };
-    at_least(values, "deadline", "attempt_timeout", room);
+    let margin = if values.source("deadline") == Some(Source::Default) { RETRY_RESERVE } else { Duration::ZERO };
+    at_least(values, "deadline", "attempt_timeout", margin);
     at_most(values, "retry.min_wait", "retry.max_wait", Duration::ZERO);
     at_least(values, "retry.max_wait", "retry.min_wait", Duration::ZERO);
     at_most(values, "breaker.open_for", "breaker.open_for_max", Duration::ZERO);
@@ -71,19 +71,19 @@ fn adapt(values: &mut Values) {
     at_least(values, "breaker.probe_lease", "attempt_timeout", REPORT_RESERVE);
 }
 
-/// Raises the key to the other one and `room`, unless the operator set it.
-fn at_least(values: &mut Values, key: &'static str, other: &'static str, room: Duration) {
+/// Raises the key to the other one and `space`, unless the operator set it.
+fn at_least(values: &mut Values, key: &'static str, other: &'static str, margin: Duration) {
     let (Some(own), Some(wanted)) = (values.read::<Duration>(key), values.read::<Duration>(other)) else { return };
-    let wanted = wanted.saturating_add(room);
+    let wanted = wanted.saturating_add(margin);
     if own < wanted && !values.is_operators(key) {
         values.set(key, Value::Duration(wanted), Source::Adapted(other));
     }
 }
 
 /// Lowers the key only if the operator set the other one. Between two defaults, [`at_least`] raises the greater one instead.
-fn at_most(values: &mut Values, key: &'static str, other: &'static str, room: Duration) {
+fn at_most(values: &mut Values, key: &'static str, other: &'static str, margin: Duration) {
     let (Some(own), Some(wanted)) = (values.read::<Duration>(key), values.read::<Duration>(other)) else { return };
-    let wanted = wanted.saturating_sub(room);
+    let wanted = wanted.saturating_sub(margin);
     if own > wanted && values.is_operators(other) && !values.is_operators(key) {
         values.set(key, Value::Duration(wanted), Source::Adapted(other));
     }

@@ -1,6 +1,7 @@
 //! The circuit breaker: pure transitions.
 //!
-//! Closed, it counts; open, it refuses; half-open, a few probes with leases decide. Time and chance are arguments.
+//! A closed breaker counts results, an open one refuses attempts, and a half-open one admits a few probes, each with a lease, whose results
+//! close or open it. Time and random numbers are arguments.
 
 mod baseline;
 mod state;
@@ -14,47 +15,47 @@ pub use window::Counts;
 use crate::contract::BreakerSignal;
 use std::time::Duration;
 
-/// What a probe leaves of its lease: for clocks that do not run alike, and for the answer on its way.
+/// The part of a lease that a probe must not use: it covers clocks that run at different speeds, and the way of the response.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(1);
 
-/// Whether a probe may begin now: what is left of its lease covers a whole attempt and a margin, half of the room between the
-/// two at most. `looked_ago` is the time on this host's own clock since it *asked* for the look by which the lease began: a host
-/// that was stopped meanwhile finds that it is too late.
-pub fn lease_covers(looked_ago: Duration, attempt: Duration, settings: &Settings) -> bool {
-    let room = settings.probe_lease.saturating_sub(attempt);
-    looked_ago.saturating_add(LEASE_MARGIN.min(room / 2)) < room
+/// Whether a probe may begin now: the rest of its lease must cover a whole attempt and [`LEASE_MARGIN`], or half of the lease's slack if
+/// that is less. `rechecked_ago`: the time on this host's own clock since it *requested* the recheck that started the lease, so that a host
+/// that was stopped in between does not send.
+pub fn lease_covers(rechecked_ago: Duration, attempt: Duration, settings: &Settings) -> bool {
+    let slack = settings.probe_lease.saturating_sub(attempt);
+    rechecked_ago.saturating_add(LEASE_MARGIN.min(slack / 2)) < slack
 }
 
-/// When a breaker opens, for how long, and how it finds out that the upstream is back.
+/// When a breaker opens, for how long, and how many probes close it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Failures in a row that trip it; none to look at the rate alone. Default 5, the seed's.
+    /// Failures in a row that trip it; none: only the rate trips it. Default 5, the seed's.
     pub consecutive_failures: Option<u32>,
-    /// The share of failures in the window, in percent, that trips it; none to switch it off. Default 50, resilience4j's.
+    /// The share of failures in the window, in percent, that trips it; none: no fixed share does. Default 50, resilience4j's.
     pub failure_rate_percent: Option<u32>,
-    /// How far above what is usual, in percentage points, the share of failures trips it instead, once that is known: then
-    /// neither `failure_rate_percent` nor as many failures in a row trip it where these are usual. None to do without, the default.
+    /// How many percentage points above the endpoint's usual share of failures trip it. Once the usual share is known, this limit replaces
+    /// `failure_rate_percent`, and only more failures in a row than that share explains trip it. Default none: no baseline is learned.
     pub baseline_percent: Option<u32>,
-    /// How long a call may take before it counts as slow; none to switch slow calls off, the default.
+    /// How long a call may take before it counts as slow. Default none: no call does.
     pub slow_call_after: Option<Duration>,
     /// The share of slow calls in the window, in percent, that trips it. Default 80.
     pub slow_rate_percent: u32,
     /// The length of the sliding window. Default 30 s, Polly's.
     pub window: Duration,
-    /// Calls that the window must hold before a rate counts. Default 20.
+    /// The number of calls in the window from which a share can trip it. Default 20.
     pub minimum_calls: u32,
     /// How long it stays open the first time. Default 60 s, the seed's.
     pub open_for: Duration,
-    /// The longest time open after repeated failed probes; each doubles it. Default 5 min.
+    /// The longest open time. Each failed probe doubles the open time up to it. Default 5 min.
     pub open_for_max: Duration,
-    /// How much of the open time is random, in percent, so that a fleet does not probe in step. Default 10.
+    /// The random part of the open time, in percent, so that the hosts of a fleet do not probe at the same moment. Default 10.
     pub jitter_percent: u32,
-    /// Probes at once and successes in a row that close it (K). Default 1.
+    /// The maximum of concurrent probes, and the number of successes in a row that close it. Default 1.
     pub probes: u32,
-    /// How long a probe may hold its place; the attempt timeout is shorter. Default 35 s.
+    /// How long a probe may hold its lease; the attempt timeout must be shorter. Default 35 s.
     pub probe_lease: Duration,
-    /// What a failed attempt counts as once verification has found its write applied. Default [`BreakerSignal::Ignore`]: the
-    /// upstream did the work, and the caller has its answer.
+    /// The signal of a failed attempt whose write a verification found applied. Default [`BreakerSignal::Ignore`]: the upstream executed
+    /// the write, and the caller has its answer.
     pub settled: BreakerSignal,
 }
 

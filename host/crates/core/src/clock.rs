@@ -1,13 +1,13 @@
-//! The one place that reads clocks.
+//! The only module that reads clocks.
 //!
-//! Everything else takes `now` as an argument. The monotonic clock is tokio's, so that paused time drives a whole host in
-//! tests; the wall clock can be anchored to it for the same reason.
+//! All other modules take `now` as an argument. The monotonic clock is tokio's, so that tests
+//! can drive a whole host with paused time. The wall clock can be anchored to the monotonic one for the same reason.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A point on a store's time line, in microseconds. Comparable only with others of the same store; between hosts travel
-/// durations, never timestamps.
+/// A point on a store's time line, in microseconds. Timestamps of different stores cannot be compared, so hosts exchange durations and never
+/// timestamps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub u64);
 
@@ -40,13 +40,13 @@ pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What this thread has had of the processor so far. A system call: for the rare moments that need it.
+/// The processor time of this thread so far. Costs a system call.
 pub fn thread_time() -> Duration {
     let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(spent).unwrap_or_default()
 }
 
-/// What this process has had of the processor so far.
+/// The processor time of this process so far.
 pub fn process_time() -> Duration {
     let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(spent).unwrap_or_default()

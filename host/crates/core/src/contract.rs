@@ -1,4 +1,4 @@
-//! The policy contract in the host's own types: what `wit/types.wit` says, validated and free of wasmtime.
+//! The policy contract in the host's own types: those of `wit/types.wit`, validated and free of wasmtime.
 
 mod failure_reason;
 pub mod hints;
@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What sending a request may do (RFC 9110 section 9.2). Ordered: the greater is the stricter.
+/// The effect that a request may have on the upstream (RFC 9110 section 9.2). Ordered: a greater one is stricter.
 #[derive(
     Debug,
     Clone,
@@ -28,11 +28,11 @@ use std::time::Duration;
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum Effect {
-    /// Reads only.
+    /// The request only reads.
     Safe,
-    /// Sending it twice leaves what sending it once leaves.
+    /// Two sends have the same effect as one.
     Idempotent,
-    /// Each send may have an effect of its own.
+    /// Each send may have a further effect, such as a second resource.
     Unsafe,
 }
 
@@ -52,24 +52,24 @@ impl Effect {
     }
 }
 
-/// What became of a request's effect.
+/// The result of a request for the upstream's state.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames,
 )]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum Class {
-    /// It took place, by this attempt.
+    /// This attempt had the effect.
     Applied,
-    /// It was in place already.
+    /// The effect existed before this attempt.
     AlreadyApplied,
-    /// It did not take place.
+    /// The request had no effect.
     NotApplied,
-    /// It did not take place: the upstream wants fewer requests.
+    /// The request had no effect, because the upstream limits its rate.
     Throttled,
-    /// It may have taken place.
+    /// The request may have had the effect.
     Unknown,
-    /// It did not take place, and sending the same again cannot help.
+    /// The request had no effect, and another send of it would be rejected too.
     Rejected,
 }
 
@@ -80,16 +80,16 @@ impl Class {
     }
 }
 
-/// What an outcome says of the upstream's health.
+/// How an outcome counts for the circuit breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
 pub enum BreakerSignal {
     /// The upstream works.
     Success,
-    /// The upstream is in trouble.
+    /// The upstream fails.
     Failure,
-    /// It says nothing.
+    /// The outcome does not count.
     Ignore,
 }
 
@@ -100,17 +100,17 @@ impl BreakerSignal {
     }
 }
 
-/// Whether an outcome is the request's or a probe's.
+/// Whether an outcome belongs to the request or to its verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Purpose {
     /// The request itself.
     Request,
-    /// A probe that the policy asked for.
+    /// A verification that the policy asked for.
     Probe,
 }
 
-/// What went wrong where there is no answer.
+/// Why an attempt got no response.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames,
 )]
@@ -133,9 +133,10 @@ pub enum FailureKind {
     Timeout,
     /// The answer was not HTTP.
     Protocol,
-    /// The answer's body broke off.
+    /// The response's body ended early.
     Body,
-    /// This host has no file descriptor or buffer left for a connection: its own failure, of which no policy and no breaker is told.
+    /// This host has no file descriptor or buffer left for a connection. Policies and breakers do not get this failure, since it is not the
+    /// upstream's.
     Exhausted,
 }
 
@@ -146,19 +147,19 @@ impl FailureKind {
     }
 }
 
-/// An attempt that brought no answer.
+/// An attempt without a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Failure {
-    /// What went wrong.
+    /// The kind of failure, which policies get.
     pub kind: FailureKind,
     /// Whether any byte of the request may have reached the upstream.
     pub sent: bool,
-    /// What exactly, where the host knows: for people. A policy is told the kind only.
+    /// The exact reason, if the host knows it: for logs and problems. A policy gets the kind only.
     pub reason: Option<FailureReason>,
 }
 
 impl Failure {
-    /// A failure that its kind says all about.
+    /// A failure without an exact reason.
     pub const fn new(kind: FailureKind, sent: bool) -> Self {
         Self { kind, sent, reason: None }
     }
@@ -170,7 +171,7 @@ impl Failure {
     }
 }
 
-/// What an attempt brought, as the policy sees it.
+/// The outcome of an attempt, as the policy sees it.
 #[derive(Debug, Clone, Copy)]
 pub enum Outcome<'a> {
     /// An answer.
@@ -188,20 +189,20 @@ pub enum Outcome<'a> {
     Failure(Failure),
 }
 
-/// Whether a response with this status leaves open what became of a write. The upstream, or a gateway in front of it, gave up
-/// (408, 460, 499), is in trouble (500 and every 5xx that a CDN makes up), or did not answer in HTTP (below 200, above 599).
-/// 501, 505 and 511 are refusals.
+/// Whether a write may have been applied although its response has this status: the upstream or a gateway timed out or lost its caller
+/// (408, 460, 499), failed (500 and all other 5xx, those of CDNs too), or sent no final HTTP status (below 200, above 599). 501, 505 and 511
+/// are refusals.
 pub fn leaves_unknown(status: u16) -> bool {
     let answers = matches!(status, 200..=499 | 501 | 505 | 511);
     !answers || matches!(status, 408 | 460 | 499)
 }
 
-/// Whether a redirect asks for the same request at another place (307, 308): nothing was done here.
+/// Whether the status redirects the same request to another URL (307, 308): this upstream did not execute the request.
 pub fn is_elsewhere(status: u16) -> bool {
     matches!(status, 307 | 308)
 }
 
-/// The attempt whose outcome is judged. See `wit/types.wit`.
+/// The attempt whose outcome the policy classifies. See `wit/types.wit`.
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt<'a> {
     /// Index into the description's endpoints.
@@ -212,19 +213,19 @@ pub struct Attempt<'a> {
     pub effect: Effect,
     /// The request's own outcome, or a probe's.
     pub purpose: Purpose,
-    /// From 1, counted for each purpose.
+    /// The number of the attempt, from 1, counted separately for requests and verifications.
     pub number: u32,
     /// Whether an earlier attempt's effect is unknown.
     pub prior_unknown: bool,
-    /// Since the last byte that may have been sent.
+    /// The time since the last byte that may have been sent.
     pub sent_ago: Option<Duration>,
-    /// Since the host took the request.
+    /// The time since the host received the request.
     pub elapsed: Duration,
-    /// Until the deadline.
+    /// The time until the deadline.
     pub remaining: Duration,
     /// The delay before this attempt.
     pub previous_delay: Duration,
-    /// Chance.
+    /// A random number for the policy, such as for jitter.
     pub random: u64,
     /// The wall clock, in milliseconds since 1970.
     pub now_unix_ms: u64,
@@ -240,7 +241,7 @@ pub struct Attempt<'a> {
     pub taken: &'a [String],
 }
 
-/// A safe request that finds out what became of a write.
+/// A verification: a safe request whose response shows whether a write was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     /// A safe method.
@@ -249,11 +250,11 @@ pub struct Probe {
     pub path_and_query: String,
     /// Further headers.
     pub headers: HeaderMap,
-    /// How long to wait first.
+    /// The wait before it is sent.
     pub delay: Duration,
 }
 
-/// An answer that takes the place of the upstream's.
+/// A response of the policy instead of the upstream's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replacement {
     /// The status, 200 to 599.
@@ -264,40 +265,40 @@ pub struct Replacement {
     pub body: Bytes,
 }
 
-/// What to do next.
+/// The next action that a policy proposes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Give the caller what came.
+    /// Give the caller the upstream's response, or the host's error.
     Deliver,
     /// Send again after the delay.
     Retry(Duration),
-    /// Find out, then judge again.
+    /// Send this verification, then classify its outcome.
     Verify(Probe),
-    /// Give the caller this.
+    /// Give the caller this response.
     Replace(Replacement),
 }
 
-/// A policy's judgement, validated but not yet clamped.
+/// A policy's verdict, validated but not yet clamped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// What became of the effect.
+    /// The class of the request's effect.
     pub class: Class,
-    /// What it says of the upstream.
+    /// How the outcome counts for the breaker.
     pub breaker: BreakerSignal,
-    /// What to do.
+    /// The proposed action.
     pub next: Next,
-    /// The resource that this request made.
+    /// The resource that this request created.
     pub claim: Option<String>,
-    /// How long the fleet should hold back.
+    /// How long the whole fleet should pause requests to this group.
     pub pause: Option<Duration>,
-    /// A few words for logs.
+    /// A short explanation for logs.
     pub reason: String,
 }
 
-/// What a policy reads of an exchange.
+/// The parts of request and response that a policy reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interest {
-    /// Whether the path is handed over.
+    /// Whether the policy gets the path.
     pub path: bool,
     /// Request headers by name.
     pub request_headers: Vec<http::HeaderName>,
@@ -316,7 +317,7 @@ pub struct ProposedLimit {
     pub requests: u32,
     /// The period.
     pub period: Duration,
-    /// How many at one instant.
+    /// The maximum of requests at one instant.
     pub burst: u32,
 }
 
@@ -331,7 +332,7 @@ pub struct Defaults {
     pub max_attempts: Option<u32>,
     /// Rate limits.
     pub limits: Vec<ProposedLimit>,
-    /// Attempts under way at once.
+    /// The maximum of concurrent attempts.
     pub concurrency: Option<u32>,
 }
 
@@ -346,13 +347,13 @@ pub struct Endpoint {
     pub path: String,
     /// The effect that the policy states.
     pub effect: Effect,
-    /// What the policy reads.
+    /// The parts that the policy reads.
     pub interest: Interest,
     /// Statuses answered without the policy, as inclusive ranges within 200..=399.
     pub settled: Vec<(u16, u16)>,
     /// How long after the last byte sent the upstream may still apply the request.
     pub commit_within: Option<Duration>,
-    /// What the policy proposes.
+    /// The settings that the policy proposes.
     pub defaults: Defaults,
 }
 
@@ -363,13 +364,13 @@ pub struct HealthCall {
     pub path_and_query: String,
     /// How long the answer may take.
     pub timeout: Duration,
-    /// How long idle until the upstream may be asleep.
+    /// The idle time after which the upstream may be asleep.
     pub asleep_after: Option<Duration>,
-    /// How long waking may take.
+    /// The longest time until a sleeping upstream answers.
     pub wake_within: Duration,
 }
 
-/// What a policy is.
+/// A policy's description of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
     /// The policy's name.

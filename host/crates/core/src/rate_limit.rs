@@ -7,7 +7,7 @@ pub mod adaptive;
 use crate::clock::{Timestamp, micros};
 use std::{num::NonZeroU32, time::Duration};
 
-/// A limit that cannot be wrong: `requests` each `period` over the long run, `burst` at once.
+/// A rate limit: `requests` each `period` over the long run, `burst` at once. No field can be zero but the period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
     /// Requests a period.
@@ -19,8 +19,8 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// The time that one request takes up, rounded up to a microsecond so that the rate is never exceeded. The clock knows nothing
-    /// finer: above a million requests a second, that is the rate beside the burst.
+    /// The time between two requests at the limit's rate, rounded up to a microsecond, the clock's resolution, so that the rate is never
+    /// exceeded. So the rate is at most a million requests a second.
     pub fn interval(&self) -> Duration {
         Duration::from_micros(micros(self.period).div_ceil(u64::from(self.requests.get())))
     }
@@ -30,8 +30,8 @@ impl Quota {
         60.0 * f64::from(self.requests.get()) / self.period.as_secs_f64()
     }
 
-    /// How many places an arrival time so far ahead stands for.
-    pub fn places(&self, ahead: Duration) -> u32 {
+    /// The number of requests that a theoretical arrival time so far ahead of now accounts for.
+    pub fn requests_ahead(&self, ahead: Duration) -> u32 {
         u32::try_from(micros(ahead).div_ceil(micros(self.interval()).max(1))).unwrap_or(u32::MAX)
     }
 }
@@ -44,7 +44,7 @@ pub struct Gcra {
     tat: Timestamp,
 }
 
-/// A reserved place.
+/// One request's reservation: the states after and before it, for a refund.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reservation {
     made: Gcra,
@@ -52,32 +52,32 @@ pub struct Reservation {
 }
 
 impl Gcra {
-    /// The first moment from `from` on at which a request conforms, if nobody else comes.
+    /// The first moment from `from` on at which a request conforms, if no other request is admitted before.
     pub fn earliest(&self, quota: &Quota, from: Timestamp) -> Timestamp {
         let tolerance = quota.interval().saturating_mul(quota.burst.get() - 1);
         self.tat.before(tolerance).max(from)
     }
 
-    /// Charges a request at `due`, which is no earlier than [`Gcra::earliest`]: the moment at which it passes every other limit
-    /// too, so that each limit counts it when it is sent.
+    /// Counts a request at `due`, which must not be earlier than [`Gcra::earliest`]. A request with several limits has one `due` for all of
+    /// them, so that each limit counts the request at the moment of its send.
     pub fn take(&mut self, quota: &Quota, due: Timestamp) -> Reservation {
         let before = *self;
         self.tat = self.tat.max(due).after(quota.interval());
         Reservation { made: *self, before }
     }
 
-    /// How many places are taken at `now`: of `burst`, or more where some are reserved for later.
+    /// The number of requests that count at `now`: at most `burst`, or more if some are reserved for later.
     pub fn taken(&self, quota: &Quota, now: Timestamp) -> u32 {
-        quota.places(self.tat.since(now))
+        quota.requests_ahead(self.tat.since(now))
     }
 
-    /// Moves all that is reserved by this much: a pause.
+    /// Delays all reservations by this much, because of a pause.
     pub fn delay(&mut self, by: Duration) {
         self.tat = self.tat.after(by);
     }
 
-    /// Lets go of what is reserved for later than `now`: a pause was lifted, and requests behind it reserve anew. What was sent by
-    /// now fills no more than the burst, so that the limit still holds: it goes on at its rate, without a burst.
+    /// Drops all reservations for later than `now`: a pause was lifted, and the waiting requests reserve anew. The burst counts as used up,
+    /// because requests sent before may have used it: requests go on at the limit's rate.
     pub fn void_reserved(&mut self, quota: &Quota, now: Timestamp) {
         self.tat = self.tat.min(now.after(quota.interval().saturating_mul(quota.burst.get())));
     }

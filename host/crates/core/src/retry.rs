@@ -1,9 +1,8 @@
-//! Retries: how far a verdict is followed.
+//! Retries: whether the host follows a policy's verdict.
 //!
-//! A policy proposes, [`clamp`] disposes: it alone decides whether a request is sent again, and it is a pure function. The
-//! first invariant lives here: an unsafe request goes out again only with proof that it was not processed, or on the word
-//! of a policy that the operator trusts to settle this endpoint, or with the idempotency key that the operator says the upstream
-//! honours.
+//! A policy only proposes. [`clamp`], a pure function, decides alone whether a request is sent again, and so keeps the first invariant: an
+//! unsafe request is sent again only with proof that it was not processed, or if a policy that the operator trusts to settle this endpoint
+//! says so, or with an idempotency key that the upstream honours according to the operator.
 
 pub mod budget;
 mod clamp;
@@ -13,10 +12,10 @@ pub use clamp::{ClampInput, ClampReason, Clamped, NextAction, ObservedResult, cl
 
 use std::time::Duration;
 
-/// The host's own limits on retrying; no policy goes beyond them.
+/// The host's own limits on retries, which no policy can exceed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Attempts a request may make, the first one counted. Default 3, the seed's.
+    /// The maximum of attempts for a request, the first one included. Default 3, the seed's.
     pub max_attempts: u32,
     /// The shortest wait before a retry that has no hint from the upstream. Default 2 s, the seed's.
     pub min_wait: Duration,

@@ -1,4 +1,4 @@
-//! Chance, injected: the operating system's in service, a seeded generator in tests.
+//! Random numbers as an injected dependency: seeded by the operating system in service, by a number in tests.
 
 use parking_lot::Mutex;
 use rand::{Rng as _, SeedableRng, rngs::SmallRng};

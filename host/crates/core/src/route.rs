@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// Why a router could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
-    /// A template is malformed or overlaps another in a way that cannot be told apart.
+    /// A template is malformed, or matches the same paths as another one.
     #[error("endpoint path {path:?} cannot be routed: {why}; use templates such as /hospitals/{{id}}")]
     Template {
         /// The template.
@@ -20,7 +20,7 @@ pub enum RouteError {
 #[derive(Debug, Default)]
 pub struct Router {
     paths: matchit::Router<Route>,
-    /// The slot of `/{*rest}`, for methods that a more exact template does not name.
+    /// The endpoints of `/{*rest}`, for methods that no more exact template names.
     rest: Route,
 }
 
@@ -37,7 +37,7 @@ impl Route {
 }
 
 impl Router {
-    /// Builds a router over `(method, template)` pairs; an endpoint's index is its place among them.
+    /// Builds a router over `(method, template)` pairs; an endpoint's index is its position in the iterator.
     ///
     /// # Errors
     /// [`RouteError`] names the template that cannot be routed.
@@ -55,7 +55,7 @@ impl Router {
             }
         }
         let mut router = Self::default();
-        // Kept apart: beside it in one tree no template could begin with a parameter.
+        // `matchit` refuses a template that begins with a parameter if `/{*rest}` is in the same tree.
         if let Some(rest) = slots.remove("/{*rest}") {
             router.rest = rest;
         }
@@ -87,7 +87,7 @@ pub fn is_plain(path: &str) -> bool {
         return true;
     }
     let mut rest = bytes;
-    // What the segment is so far; none once it is no dot segment whatever follows.
+    // The number of dots in the segment so far; none once it cannot be a dot segment any more.
     let mut dots = Some(0);
     while let Some((byte, after)) = decoded(rest) {
         rest = after;

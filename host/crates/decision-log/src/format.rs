@@ -86,7 +86,7 @@ pub struct Interest {
     pub response_body_bytes: u64,
 }
 
-/// Decisions that are missing here, because they came faster than the log was read.
+/// Decisions that are missing here, because they were recorded faster than the log was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     /// Number of missing decisions.

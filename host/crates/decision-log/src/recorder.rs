@@ -66,7 +66,7 @@ pub struct RecordingStatus {
     pub contents: bool,
     /// Decisions recorded since the start.
     pub decisions: u64,
-    /// Decisions dropped for lack of room.
+    /// Decisions dropped for lack of space.
     pub dropped: u64,
     /// Bytes not read yet.
     pub bytes: usize,
@@ -135,7 +135,7 @@ impl Recorder {
         }
     }
 
-    /// Records a decision, or counts it as dropped if there is no room.
+    /// Records a decision, or counts it as dropped if there is no space.
     pub fn note(&self, recording: Recording, shown: &DecisionInput<'_>, now: Timestamp) {
         // Outside the lock, so that other threads can record meanwhile.
         let line = serde_json::to_vec(&shown.line(recording.has_contents())).unwrap_or_default();

@@ -140,11 +140,11 @@ fn a_verdicts_own_words_are_contents_too() {
         pause: Some(Duration::from_secs(1)),
         reason: SECRET.to_owned(),
     };
-    let told = |contents| serde_json::to_string(&format::RecordedVerdict::of(&verdict, contents)).unwrap();
+    let shown = |contents| serde_json::to_string(&format::RecordedVerdict::of(&verdict, contents)).unwrap();
     let expected =
         r#"{"class":"unknown","breaker":"failure","next":"verify","delay_ms":5,"pause_ms":1000,"claims":true}"#;
-    assert_eq!(told(false), expected);
-    assert_eq!(told(true).matches(SECRET).count(), 3, "{}", told(true));
+    assert_eq!(shown(false), expected);
+    assert_eq!(shown(true).matches(SECRET).count(), 3, "{}", shown(true));
 }
 
 #[test]
@@ -197,9 +197,9 @@ fn a_replay_groups_the_verdicts_that_differ() {
     };
     assert_eq!(report.differences.iter().collect::<Vec<_>>(), [(&difference, &(3, 2))], "{report}");
     assert!(!report.agrees());
-    let told =
+    let shown =
         "3 verdicts differ:\n         3  any 503: unknown, failure, deliver -> unknown, failure, retry  (line 2)\n";
-    assert!(report.to_string().ends_with(told), "{report}");
+    assert!(report.to_string().ends_with(shown), "{report}");
     let report = replayed(&trace.replace("\"delay_ms\":", "\"delay_ms\":1"), &policy);
     assert!(report.to_string().contains("-> the same with another wait"), "{report}");
 }
@@ -260,8 +260,8 @@ fn other_endpoints_need_the_path() {
     let candidate = embedded("hospital-directory");
     let report = replayed(&path("/hospitals/7", false), &candidate);
     assert_eq!(report.not_replayed.get(&Missing::Path), Some(&1), "{report}");
-    let told = "  1 could not be replayed faithfully: the path was not recorded\n  record with --contents to include the omitted parts; the trace is confidential then\n";
-    assert!(report.to_string().contains(told), "{report}");
+    let shown = "  1 could not be replayed faithfully: the path was not recorded\n  record with --contents to include the omitted parts; the trace is confidential then\n";
+    assert!(report.to_string().contains(shown), "{report}");
     let report = replayed(&path("/hospitals/7", true), &candidate);
     // The path is known, but the recorded policy did not read the part of the response that this endpoint reads.
     assert_eq!(report.not_replayed.get(&Missing::Path), None, "{report}");
@@ -273,7 +273,7 @@ fn the_error_for_an_invalid_trace_names_its_line() {
     let asked = attempt(0, &nothing, b"", &[]);
     let good = recorded(&policy, &Method::GET, false, &asked, &[answer(404, &nothing, b"")]);
     let (head, decision) = good.split_once('\n').unwrap();
-    let told = |trace: &str| match replay(trace.as_bytes(), &policy, "{}", 2) {
+    let shown = |trace: &str| match replay(trace.as_bytes(), &policy, "{}", 2) {
         Ok(report) => report.to_string(),
         Err(error) => {
             format!("{error}: {}", std::error::Error::source(&error).map_or_else(String::new, ToString::to_string))
@@ -314,11 +314,11 @@ fn the_error_for_an_invalid_trace_names_its_line() {
             "the line has too many headers",
         ),
     ] {
-        let told = told(&trace);
-        assert!(told.contains(expected), "{what}: {told}");
+        let shown = shown(&trace);
+        assert!(shown.contains(expected), "{what}: {shown}");
     }
     let cut = format!("{good}{}", &decision[..decision.len() / 2]);
-    assert!(told(&cut).contains("the last line is incomplete and was skipped"), "{}", told(&cut));
+    assert!(shown(&cut).contains("the last line is incomplete and was skipped"), "{}", shown(&cut));
 }
 
 /// An invalid line early in a long log ends the replay and all its threads.

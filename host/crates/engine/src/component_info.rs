@@ -106,8 +106,8 @@ impl Outline {
     }
 
     fn take<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
-        let room = MAX_NAMES.saturating_sub(self.names.len());
-        self.names.extend(names.take(room).map(str::to_owned));
+        let remaining = MAX_NAMES.saturating_sub(self.names.len());
+        self.names.extend(names.take(remaining).map(str::to_owned));
     }
 
     /// The contract for which the component was built. A component that names none counts as 0.1; the check of its exports then refuses it.

@@ -200,7 +200,7 @@ impl Keys {
         if self.is_empty() { Ok(()) } else { self.check_signature(component, bytes) }
     }
 
-    /// Checks a component's bytes against a signature that came with them, as from a registry.
+    /// Checks a component's bytes against a signature that was delivered with them, as by a registry.
     ///
     /// # Errors
     /// [`SignatureError`], if there are keys.

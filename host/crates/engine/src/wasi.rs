@@ -215,8 +215,8 @@ impl Pollable for Log {
 impl LogLine {
     fn write(&mut self, written: &[u8]) {
         for part in written.split_inclusive(|byte| *byte == b'\n') {
-            let room = MAX_LINE_BYTES.saturating_sub(self.bytes.len());
-            self.bytes.extend_from_slice(part.get(..room).unwrap_or(part));
+            let remaining = MAX_LINE_BYTES.saturating_sub(self.bytes.len());
+            self.bytes.extend_from_slice(part.get(..remaining).unwrap_or(part));
             if part.ends_with(b"\n") {
                 self.budget.print(&std::mem::take(&mut self.bytes));
             }

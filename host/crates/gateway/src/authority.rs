@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-/// Longer names are no host's (RFC 1035 section 2.3.4), with room for a port.
+/// Longer names are no host's (RFC 1035 section 2.3.4), plus a port.
 const MAX_BYTES: usize = 261;
 
 /// Whether this is `host` or `host:port`.

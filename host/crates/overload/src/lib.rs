@@ -100,7 +100,7 @@ pub struct Shed;
 
 /// The right to one attempt. Dropping it releases it.
 #[derive(Debug)]
-#[must_use = "dropping a place gives it back"]
+#[must_use = "dropping an admission releases it"]
 pub struct Admission {
     /// None once released.
     overload: Option<Arc<Overload>>,
@@ -209,7 +209,7 @@ impl Overload {
         Shed
     }
 
-    /// Admits requests from the queue while the limit has room.
+    /// Admits requests from the queue while the limit has space.
     fn advance(self: &Arc<Self>, state: &mut State, now: Timestamp) {
         while state.limiter.has_room() {
             let Some(next) = state.queue.pop() else {

@@ -49,7 +49,7 @@ async fn one(overload: &Arc<Overload>, upstream: &Upstream, priority: Priority, 
         Ok(()) => overload.enter(asking, TIMEOUT).await,
         Err(shed) => Err(shed),
     };
-    let Ok(place) = admitted else {
+    let Ok(admission) = admitted else {
         run.lock().refused[priority as usize] += 1;
         return;
     };
@@ -62,7 +62,7 @@ async fn one(overload: &Arc<Overload>, upstream: &Upstream, priority: Priority, 
     };
     let mut work = Box::pin(work);
     let in_time = tokio::time::timeout(TIMEOUT, &mut work).await.is_ok();
-    place.over(&asking, if in_time { SampleOutcome::Answered } else { SampleOutcome::TimedOut });
+    admission.over(&asking, if in_time { SampleOutcome::Answered } else { SampleOutcome::TimedOut });
     if in_time {
         let mut run = run.lock();
         run.answered += 1;
@@ -141,7 +141,7 @@ async fn at_five_times_the_capacity_goodput_stays_and_recovery_is_at_once() {
     }
 }
 
-/// An upstream that has become slower looks overloaded until its latency is measured again; one that stalls for a moment does not.
+/// An upstream that has become slower counts as overloaded until its latency is measured again; one that stalls for a moment does not.
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_has_become_slower_is_measured_anew() {
     let (overload, upstream) = (idle(), upstream(10_000, 20));
@@ -185,11 +185,11 @@ async fn tripwire_without_a_limit_everything_is_late() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_leaves_the_queue_takes_no_permit() {
     let overload = idle();
-    let mut places = Vec::new();
+    let mut admissions = Vec::new();
     while overload.state.lock().limiter.has_room() {
-        places.push(overload.enter(asking(Priority::Low), TIMEOUT).await.unwrap());
+        admissions.push(overload.enter(asking(Priority::Low), TIMEOUT).await.unwrap());
     }
-    let most = places.len();
+    let most = admissions.len();
     let waits = |priority| {
         let overload = Arc::clone(&overload);
         tokio::spawn(async move { overload.enter(asking(priority), TIMEOUT).await })
@@ -204,10 +204,10 @@ async fn a_request_that_leaves_the_queue_takes_no_permit() {
     let urgent = overload.enter_now();
     assert_eq!(overload.view().under_way, most + 1);
     drop(urgent);
-    places.pop();
-    assert!(high.await.unwrap().is_ok(), "it was let in first, and its place came back unused");
+    admissions.pop();
+    assert!(high.await.unwrap().is_ok(), "it was let in first, and its admission was returned unused");
     assert!(low.await.unwrap().is_ok());
-    places.clear();
+    admissions.clear();
     let view = overload.view();
     assert_eq!((view.under_way, view.waiting, view.shed), (0, 0, [0; 3]));
 }

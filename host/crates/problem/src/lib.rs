@@ -155,7 +155,7 @@ pub enum Problem {
         /// `idempotency.max_response` in bytes.
         limit_bytes: usize,
     },
-    /// The store has no room for another key.
+    /// The store has no space for another key.
     #[error("the store is full: it holds the maximum number of idempotency keys; retry after the wait")]
     KeysFull,
     /// The body of a request with a key exceeds the limit.

@@ -46,7 +46,7 @@ pub struct PolicyWatcher {
 #[derive(Debug)]
 enum Tick {
     /// A file may have changed.
-    Look,
+    Changed,
     /// The watcher was dropped.
     Stop,
 }
@@ -106,7 +106,7 @@ impl PolicyWatcher {
         let folders: HashSet<PathBuf> =
             files.iter().filter_map(|watched| watched.file.parent().map(Path::to_owned)).collect();
         let created = notify::recommended_watcher(move |_| {
-            let _ = sender.send(Tick::Look);
+            let _ = sender.send(Tick::Changed);
         });
         let mut watcher = created.inspect_err(|error| tracing::warn!(%error, "policy files are polled")).ok();
         for folder in folders {
@@ -156,10 +156,10 @@ fn watched(context: &Context, dir: Option<&Path>) -> Vec<Watched> {
 fn watch(context: &Weak<Context>, ticks: &Receiver<Tick>, files: &mut [Watched], poll: Duration) {
     loop {
         match ticks.recv_timeout(poll) {
-            Ok(Tick::Look) => {
+            Ok(Tick::Changed) => {
                 for _ in 0..MAX_SETTLE_EVENTS {
                     match ticks.recv_timeout(SETTLE_TIME) {
-                        Ok(Tick::Look) => {}
+                        Ok(Tick::Changed) => {}
                         Ok(Tick::Stop) => return,
                         Err(_) => break,
                     }
@@ -177,7 +177,7 @@ fn check_files(context: &Context, files: &mut [Watched]) {
     for watched in files {
         let found = identities(&watched.file);
         #[cfg(test)]
-        policy::panic_if_marked("look", &fs::read(&watched.file).unwrap_or_default());
+        policy::panic_if_marked("files", &fs::read(&watched.file).unwrap_or_default());
         if !watched.attention.is_due(&found) {
             continue;
         }
@@ -283,7 +283,7 @@ mod tests {
         for (place, kind, text) in [
             ("load", "policy-refused", "made the compiler panic (test-panic:load;)"),
             ("check", "policy-refused", "a check panicked on the component (test-panic:check;)"),
-            ("look", "policy-flawed", "the check of policy files failed (test-panic:look;)"),
+            ("files", "policy-flawed", "the check of policy files failed (test-panic:files;)"),
         ] {
             let watching = Watching::new();
             assert_eq!(watching.serves(), "http-standard");
@@ -304,9 +304,9 @@ mod tests {
     fn an_unreadable_file_is_checked_again_and_reported_once() {
         let mut attention = Attention::default();
         assert!(!attention.is_due(&[None; 4]), "no file");
-        assert!(attention.is_due(&found(1)) && attention.record_check(&found(1), true), "told the first time");
+        assert!(attention.is_due(&found(1)) && attention.record_check(&found(1), true), "reported the first time");
         assert!(attention.is_due(&found(1)), "nothing changed, but it was not read");
-        assert!(!attention.record_check(&found(1), true), "and not told again");
+        assert!(!attention.record_check(&found(1), true), "and not reported again");
         assert!(attention.record_check(&found(2), true), "unless it changed");
         assert!(attention.is_due(&found(2)) && attention.record_check(&found(2), false), "now it was read");
         assert!(!attention.is_due(&found(2)), "that is done");

@@ -211,12 +211,12 @@ impl RedisGate {
         self.later(&scripts::REFUND, scripts::give_back(ticket, sent, ask, taken));
     }
 
-    /// Refunds a reply of [`scripts::ACQUIRE`] that came after its caller had gone.
+    /// Refunds a reply of [`scripts::ACQUIRE`] that arrived after its caller had gone.
     fn undo(self: &Arc<Self>, answer: &Value, ask: AttemptKind) {
-        if let Some((standing, Acquired::Go(Go { taken, lease, leased, .. }))) =
+        if let Some((shared, Acquired::Go(Go { taken, lease, leased, .. }))) =
             self.read(&scripts::ACQUIRE, answer, scripts::acquired)
         {
-            let ticket = ProbeTicket { epoch: standing.epoch, lease };
+            let ticket = ProbeTicket { epoch: shared.epoch, lease };
             let mut known = self.known.lock();
             let taken = if known.settings.leased {
                 known.leased.add(leased, self.clock.now());
@@ -229,12 +229,12 @@ impl RedisGate {
         }
     }
 
-    /// Releases the probe lease in a reply of [`scripts::RECHECK`] that came after its caller had gone.
+    /// Releases the probe lease in a reply of [`scripts::RECHECK`] that arrived after its caller had gone.
     fn release_late_lease(self: &Arc<Self>, answer: &Value) {
-        if let Some((standing, (RecheckDecision::Send { lease: Some(lease) }, _))) =
+        if let Some((shared, (RecheckDecision::Send { lease: Some(lease) }, _))) =
             self.read(&scripts::RECHECK, answer, scripts::recheck_reply)
         {
-            let ticket = ProbeTicket { epoch: standing.epoch, lease: Some(lease) };
+            let ticket = ProbeTicket { epoch: shared.epoch, lease: Some(lease) };
             self.return_to_store(Some(&ticket), true, AttemptKind::First, &LimitDebit::default());
         }
     }
@@ -348,9 +348,9 @@ impl RedisGate {
         answer: &Value,
         read: impl FnOnce(&[Value]) -> Option<T>,
     ) -> Option<(SharedBreakerState, T)> {
-        let found = scripts::standing(answer).and_then(|(standing, own)| Some((standing, read(own)?)));
+        let found = scripts::split_reply(answer).and_then(|(shared, own)| Some((shared, read(own)?)));
         match &found {
-            Some((standing, _)) => self.observe(standing.clone(), true),
+            Some((shared, _)) => self.observe(shared.clone(), true),
             None => tracing::error!(
                 group = %self.name,
                 step = script.name(),
@@ -370,13 +370,13 @@ impl RedisGate {
         let Some(change) = known.fleet.observe(observed, now, surely) else { return };
         known.leased = Leased::default();
         // Under the lock, so that changes from two threads are applied one after the other.
-        let (standing, forced, why, left) = match change.state {
+        let (state, forced, why, left) = match change.state {
             State::Closed => (breaker::BreakerState::Closed, false, None, Duration::ZERO),
             State::Open { left, why } => (breaker::BreakerState::Open, why == Trip::Forced, Some(why), left),
             State::HalfOpen { why } => (breaker::BreakerState::HalfOpen, false, Some(why), Duration::ZERO),
             State::Held { left } => (breaker::BreakerState::Closed, true, None, left),
         };
-        self.alone.follow(standing, forced, why, left);
+        self.alone.follow(state, forced, why, left);
         drop(known);
         if let Some(transition) = change.transition {
             memory::report_transition(&self.name, &self.events, transition);

@@ -139,7 +139,7 @@ fn read(answer: &Value) -> Option<MessageReply> {
         _ => return None,
     };
     let words: Vec<&str> = (2..9).map(word).collect::<Option<_>>()?;
-    let standing = FleetState::read(&words)?;
+    let state = FleetState::read(&words)?;
     let proposed = match word(9)? {
         "" => None,
         own => Some(Proposed {
@@ -173,7 +173,7 @@ fn read(answer: &Value) -> Option<MessageReply> {
         _ => None,
     });
     let hosts = hosts.collect::<Option<_>>()?;
-    let view = FleetStatus { standing, proposed, aborted, hosts };
+    let view = FleetStatus { state, proposed, aborted, hosts };
     Some(MessageReply { outcome, flawed: word(1)? == "1", view })
 }
 

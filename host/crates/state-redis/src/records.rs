@@ -106,7 +106,7 @@ enum KeptError {
 impl RedisRecords {
     /// Records over `link`, at most `max_records`; each of sixteen parts holds an equal share.
     ///
-    /// `events`: notified of records that the server had no room for.
+    /// `events`: notified of records that the server had no space for.
     pub fn new(
         link: RedisConnection,
         clock: Clock,
@@ -176,7 +176,7 @@ impl Inner {
         self.leaving(step, None);
     }
 
-    /// The same for a script that leaves an unknown write. `intent`: the request, named if the server has no room for it.
+    /// The same for a script that leaves an unknown write. `intent`: the request, named if the server has no space for it.
     fn leaving(self: &Arc<Self>, step: ScriptCall, intent: Option<Arc<Intent>>) {
         let Ok(runtime) = Handle::try_current() else { return };
         let inner = Arc::clone(self);
@@ -192,7 +192,7 @@ impl Inner {
         runtime.spawn(self.behind.track_future(work.in_current_span()));
     }
 
-    /// Reports a write that the server had no room for. Another owner's record (`lost`, `there`) is no error.
+    /// Reports a write that the server had no space for. Another owner's record (`lost`, `there`) is no error.
     fn note_unkept(&self, value: &Value, subject: &str) {
         let Some(answer) = ScriptReply::of(value) else { return };
         if answer.word == "full" {
@@ -372,7 +372,7 @@ impl Inner {
                 Err(RecordError::Lost) if self.give_back_own(id).await? => Ok(()),
                 finished => finished,
             },
-            // Redis may have room for the status where it has none for the response.
+            // Redis may have space for the status where it has none for the response.
             Err(error) if matches!(stored, Stored::Answer(_)) => {
                 tracing::warn!(%error, "an answer could not be stored; the host stores its status instead");
                 let status = Stored::TooLarge { status: stored.status() };

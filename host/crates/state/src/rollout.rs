@@ -13,7 +13,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FleetStatus {
     /// The policy that the fleet serves.
-    pub standing: FleetState,
+    pub state: FleetState,
     /// The open proposal, if any.
     pub proposed: Option<Proposed>,
     /// The last aborted proposal.

@@ -98,7 +98,7 @@ pub fn status(status: u16) -> usize {
 /// All policy faults, in the order of the counters.
 pub const FAULTS: [&str; 7] = ["overran", "waited", "trapped", "instantiate", "configure", "invalid", "other"];
 
-/// The result of looking up a request's idempotency key.
+/// The result of a request's begin under its idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::VariantNames)]
 #[strum(serialize_all = "kebab-case")]
 pub enum KeyResult {

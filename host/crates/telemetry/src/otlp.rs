@@ -214,8 +214,11 @@ fn spans(timeline: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Valu
                 sent = Some((*noted, timeline.id.span(*attempt), format!("attempt {attempt}")));
             }
             TimelineEvent::VerificationSent { verification } => {
-                sent =
-                    Some((*noted, timeline.id.span(VERIFICATION_SPANS + verification), format!("look {verification}")));
+                sent = Some((
+                    *noted,
+                    timeline.id.span(VERIFICATION_SPANS + verification),
+                    format!("verification {verification}"),
+                ));
             }
             TimelineEvent::Answered { status, .. } => {
                 if let Some((from, id, name)) = sent.take() {
@@ -338,9 +341,9 @@ mod tests {
         target.resource.insert("service.name".to_owned(), "front desk".to_owned());
         let exporter = Exporter::new(&target, Clock::system()).unwrap();
         assert_eq!(exporter.path, "/own/path");
-        let told = request(&[], &exporter.resource, Instant::now(), 0);
+        let exported = request(&[], &exporter.resource, Instant::now(), 0);
         let expected =
             attributes(&[("service.name", "front desk".into()), ("service.version", env!("CARGO_PKG_VERSION").into())]);
-        assert_eq!(told["resourceSpans"][0]["resource"]["attributes"], Value::from(expected));
+        assert_eq!(exported["resourceSpans"][0]["resource"]["attributes"], Value::from(expected));
     }
 }

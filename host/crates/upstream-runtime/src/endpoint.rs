@@ -42,7 +42,7 @@ impl Endpoint {
     }
 
     /// Whether the upstream may commit a write late. Then equal writes are sent one at a time and claim what they made. This also holds for
-    /// a generation without a grant, since another one with a grant may be looking for a match.
+    /// a generation without a grant, since another one with a grant may be searching for a match.
     pub fn commits_late(&self) -> bool {
         self.described.commit_within.is_some()
     }

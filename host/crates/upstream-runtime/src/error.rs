@@ -62,7 +62,7 @@ pub enum ServiceError {
         #[source]
         source: LoadError,
     },
-    /// The policy fails the golden cases that came with it.
+    /// The policy fails the golden cases delivered with it.
     #[error("the policy of upstream {upstream} does not pass the cases in its artifact")]
     Cases {
         /// The upstream's name.

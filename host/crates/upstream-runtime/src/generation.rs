@@ -25,7 +25,7 @@ pub struct UpstreamRuntime {
     pub endpoints: Vec<Endpoint>,
     /// The loaded policy.
     pub policy: Arc<Policy>,
-    /// The manifest's digest if the policy came from a registry.
+    /// The manifest's digest if the policy was pulled from a registry.
     pub artifact: Option<Digest>,
     /// Increases with each reload, from 1.
     pub generation: u64,
@@ -59,7 +59,7 @@ impl UpstreamRuntime {
         })
     }
 
-    /// Sets the digest of a policy that came from a registry.
+    /// Sets the digest of a policy that was pulled from a registry.
     #[must_use]
     pub fn from(self, artifact: Digest) -> Self {
         Self { artifact: Some(artifact), ..self }

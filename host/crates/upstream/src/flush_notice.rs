@@ -277,7 +277,7 @@ mod tests {
         drop(connection);
         assert_eq!(counts(), (1, 1), "the connection ended before the flush");
         written();
-        assert_eq!(counts(), (1, 2), "it came after the end");
+        assert_eq!(counts(), (1, 2), "it arrived after the end");
     }
 
     /// Earlier flushes do not confirm bytes that h2 still holds, and a reset stream confirms nothing.
@@ -301,6 +301,6 @@ mod tests {
         assert_eq!(counts(), (1, 1));
         late.stream_closed();
         late.written(Box::new(Answer(counted.clone(), false)));
-        assert_eq!(counts(), (1, 2), "it came after the stream's end");
+        assert_eq!(counts(), (1, 2), "it arrived after the stream's end");
     }
 }

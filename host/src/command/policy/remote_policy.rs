@@ -58,7 +58,7 @@ impl Command {
                 }
             }
             Self::History { upstream, remote } => {
-                // Check that the upstream exists: otherwise a misspelt name would look like one without events.
+                // Check that the upstream exists: otherwise a misspelt name would get the same empty list as an upstream without events.
                 remote.get(&path(upstream, ""))?;
                 let events = remote.get("/api/v1/events")?;
                 let about = |event: &&Value| {

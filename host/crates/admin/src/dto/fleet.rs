@@ -95,23 +95,23 @@ pub(crate) struct Host {
 }
 
 pub(crate) fn of(report: &Report) -> Fleet {
-    let Report { host, standing, view, is_current, behind, why_behind } = report;
+    let Report { host, state, view, is_current, behind, why_behind } = report;
     let proposed = view.proposed.as_ref();
     Fleet {
         host: host.clone(),
-        generation: standing.generation,
-        digest: match standing.chosen {
+        generation: state.generation,
+        digest: match state.chosen {
             PolicyRef::Configured => None,
             PolicyRef::Artifact(digest) => Some(digest.to_string()),
         },
-        why: match standing.why {
+        why: match state.why {
             rollout::Why::Nothing => Why::None,
             rollout::Why::Announced => Why::Announced,
             rollout::Why::Promoted => Why::Promoted,
             rollout::Why::Operator => Why::Operator,
             rollout::Why::Fault => Why::Fault,
         },
-        by: Some(standing.by.clone()).filter(|by| !by.is_empty()),
+        by: Some(state.by.clone()).filter(|by| !by.is_empty()),
         phase: match (is_current, proposed) {
             (false, _) => Phase::Unreachable,
             (true, Some(_)) => Phase::Staging,
@@ -138,11 +138,11 @@ pub(crate) fn of(report: &Report) -> Fleet {
             .map(|host| Host {
                 name: host.name.clone(),
                 generation: host.generation,
-                behind: host.generation != standing.generation,
+                behind: host.generation != state.generation,
                 staged: proposed.is_some_and(|own| host.staged == Some(own.id)),
                 silent_ms: millis(host.silent),
             })
             .collect(),
-        quarantined: standing.quarantined.iter().map(ToString::to_string).collect(),
+        quarantined: state.quarantined.iter().map(ToString::to_string).collect(),
     }
 }

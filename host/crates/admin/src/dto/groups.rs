@@ -195,14 +195,14 @@ impl Shared<'_> {
 
     pub(crate) fn breaker(&self) -> Breaker {
         let view = &self.view.breaker;
-        let standing = view.as_ref().map_or(breaker::BreakerState::Closed, |view| view.standing);
+        let state = view.as_ref().map_or(breaker::BreakerState::Closed, |view| view.state);
         let calls = |milli: u64| milli as f64 / 1000.0;
         Breaker {
             upstream: self.upstream.to_owned(),
             group: self.group(),
             endpoints: self.names(),
             enabled: view.is_some(),
-            state: standing.into(),
+            state: state.into(),
             why: view.as_ref().and_then(|view| view.why).map(|why| match &self.trip {
                 Some(trip) => format!("{why}: {trip}"),
                 None => why.to_string(),

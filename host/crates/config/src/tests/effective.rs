@@ -46,7 +46,7 @@ fn a_default_gives_way_to_a_value_that_is_set() {
         ("a policy's long attempts: the lease grows", "", create(), (30, 120, 35)),
         ("longer still", "defaults.attempt_timeout = \"60s\"", create(), (60, 120, 65)),
         ("longer than the policy's deadline", "defaults.attempt_timeout = \"200s\"", create(), (200, 200, 205)),
-        ("a default deadline makes room", "defaults.attempt_timeout = \"20s\"", plain.clone(), (20, 30, 35)),
+        ("a default deadline frees space", "defaults.attempt_timeout = \"20s\"", plain.clone(), (20, 30, 35)),
         ("an operator's deadline shortens attempts", "defaults.deadline = \"2s\"", plain.clone(), (2, 2, 35)),
         ("the policy's too", "defaults.deadline = \"10s\"", create(), (10, 10, 35)),
     ];

@@ -83,7 +83,7 @@ fn the_seeds_names_hold_everywhere_over_policy_and_file() {
         let effective = effective_endpoint(upstream, &create());
         assert_eq!(effective.retry.max_attempts, 7, "{}", upstream.name);
         assert_eq!(effective.attempt_timeout, Duration::from_millis(31_500));
-        assert!(effective.deadline >= Duration::from_secs(40), "the deadline leaves room for it");
+        assert!(effective.deadline >= Duration::from_secs(40), "the deadline leaves space for it");
         assert_eq!(upstream.idempotency.keep, Duration::from_hours(1));
         assert_eq!(effective.retry.min_wait, Duration::from_millis(500));
         assert_eq!(effective.retry.max_wait, Duration::from_secs(20));

@@ -338,8 +338,8 @@ fn the_problem_of_an_adaptive_setting_names_its_conflict() {
     ];
     for (name, text, expected) in cases {
         let file = format!("\nupstreams.a.base_url = \"http://a.example\"\n{text}");
-        let told = load(&inputs(&file, &[], Flags::default())).map(|_| ()).expect_err(name).to_string();
-        assert_eq!(told, expected, "{name}");
+        let message = load(&inputs(&file, &[], Flags::default())).map(|_| ()).expect_err(name).to_string();
+        assert_eq!(message, expected, "{name}");
     }
     let file = "upstreams.a.base_url = \"http://a.example\"\n\
                 upstreams.a.defaults = { breaker.baseline = 5, adaptive_rate.floor_per_minute = 60 }";
@@ -413,8 +413,8 @@ fn the_problem_of_an_interop_breaker_names_its_conflict() {
     ];
     for (name, text, expected) in cases {
         let file = format!("\nupstreams.a.base_url = \"http://a.example\"\n{text}");
-        let told = load(&inputs(&file, &[], Flags::default())).map(|_| ()).expect_err(name).to_string();
-        assert_eq!(told, expected, "{name}");
+        let message = load(&inputs(&file, &[], Flags::default())).map(|_| ()).expect_err(name).to_string();
+        assert_eq!(message, expected, "{name}");
     }
     let fits = |text: &str| {
         let file = format!("upstreams.a.base_url = \"http://a.example\"\n{text}");
@@ -424,9 +424,9 @@ fn the_problem_of_an_interop_breaker_names_its_conflict() {
     let cluster = "state.url = \"redis://r,s\"\nupstreams.a.defaults = { group = \"one\", limits = [], BREAKER }";
     let breaker = "breaker = { interop = \"pybreaker\", interop_namespace = \"{hospital}\" }";
     assert_eq!(fits(&cluster.replace("BREAKER", breaker)), Ok(()));
-    let told = fits(&cluster.replace("BREAKER", breaker).replace("group = \"one\", ", "")).unwrap_err();
+    let message = fits(&cluster.replace("BREAKER", breaker).replace("group = \"one\", ", "")).unwrap_err();
     assert_eq!(
-        told,
+        message,
         "upstreams.a.endpoints.list-hospitals.breaker.interop_namespace: got \"{hospital}\", but endpoints.create-hospital uses the same namespace, and each group needs its own breaker; must be a namespace of its own, or set the same `group` at all endpoints that share it (file triage.toml:3)"
     );
     // In `defaults`, interop applies to the endpoints that have a breaker.
@@ -450,8 +450,8 @@ fn loading_reports_every_problem_of_a_file() {
             file
         };
         let problems = load(&inputs(&file, &[], Flags::default())).map(|_| ()).expect_err(name);
-        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        assert_eq!(told, *expected, "{name}");
+        let message: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(message, *expected, "{name}");
     }
 }
 
@@ -479,9 +479,9 @@ fn each_bad_base_url_has_its_own_problem() {
         ("http://a.example/#f", "http://a.example/#f", "a URL without a fragment"),
     ] {
         let flags = Flags { upstream: Some(url.to_owned()), ..Flags::default() };
-        let told = load(&inputs("", &[], flags)).expect_err(url).to_string();
+        let message = load(&inputs("", &[], flags)).expect_err(url).to_string();
         let expected = format!("upstreams.default.base_url: got {shown:?}; must be {must_be} (flag --upstream)");
-        assert_eq!(told, expected, "{url}");
+        assert_eq!(message, expected, "{url}");
     }
 }
 
@@ -565,8 +565,8 @@ fn a_problem_names_its_variable_or_flag() {
         ),
     ];
     for (name, environment, flags, expected) in cases {
-        let told = load(&inputs(LEAST, environment, flags)).expect_err(name).to_string();
-        assert_eq!(told, expected, "{name}");
+        let message = load(&inputs(LEAST, environment, flags)).expect_err(name).to_string();
+        assert_eq!(message, expected, "{name}");
     }
 }
 
@@ -574,25 +574,25 @@ fn a_problem_names_its_variable_or_flag() {
 fn a_flag_for_the_one_upstream_needs_one() {
     let two = format!("{LEAST}[upstreams.b]\nbase_url = \"http://b\"\nhost = \"b\"");
     let flags = Flags { upstream: Some("http://c".to_owned()), ..Flags::default() };
-    let told = load(&inputs(&two, &[], flags)).unwrap_err().to_string();
+    let message = load(&inputs(&two, &[], flags)).unwrap_err().to_string();
     assert_eq!(
-        told,
+        message,
         "upstreams.*.base_url: got a value, but there are several upstreams; must be set by name: --set upstreams.NAME.base_url=... (flag --upstream)"
     );
-    let told = load(&Inputs::default()).unwrap_err().to_string();
+    let message = load(&Inputs::default()).unwrap_err().to_string();
     assert_eq!(
-        told,
+        message,
         "upstreams: got none; must be at least one upstream: give --upstream URL, or base_url below [upstreams.NAME]"
     );
 }
 
 #[test]
 fn the_problem_of_invalid_toml_names_its_line() {
-    let told =
+    let message =
         load(&inputs("[server]\nlisten = \n[state\n", &[("TRIAGE_WORKERS", "0")], Flags::default())).unwrap_err();
-    let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+    let message: Vec<String> = message.iter().map(ToString::to_string).collect();
     assert_eq!(
-        told,
+        message,
         [
             "not TOML: string values must be quoted, expected literal string (file triage.toml:2)",
             "not TOML: unclosed table, expected `]` (file triage.toml:3)",
@@ -603,7 +603,7 @@ fn the_problem_of_invalid_toml_names_its_line() {
 
 #[test]
 fn overrides_are_checked_against_the_policy() {
-    let told = |text: &str| {
+    let message = |text: &str| {
         let settings = from_toml(&format!("{LEAST}policy = \"hospital-directory\"\n{text}")).unwrap();
         endpoints(&settings.upstreams[0], &description()).map(|_| ()).expect_err(text).to_string()
     };
@@ -641,7 +641,7 @@ fn overrides_are_checked_against_the_policy() {
             "upstreams.a.idempotency.lock: got \"1m\", but upstreams.a.endpoints.create-hospital.deadline is \"2m\" (policy hospital-directory); must be at least as long (file triage.toml:4)",
         ),
     ] {
-        assert_eq!(told(text), expected, "{text}");
+        assert_eq!(message(text), expected, "{text}");
     }
 }
 

@@ -115,8 +115,8 @@ fn the_seeds_broker_is_where_state_is_if_nothing_else_says_so() {
         assert_eq!(line.as_deref(), Some(expected), "{name}");
         assert!(!shown.contains("hush"), "{name}");
     }
-    let told = load(&inputs(LEAST, &[broker("redis://:hush@queue/x")], Flags::default())).unwrap_err().to_string();
-    assert!(told.ends_with("(env CELERY_BROKER_URL)") && !told.contains("hush"), "{told}");
+    let message = load(&inputs(LEAST, &[broker("redis://:hush@queue/x")], Flags::default())).unwrap_err().to_string();
+    assert!(message.ends_with("(env CELERY_BROKER_URL)") && !message.contains("hush"), "{message}");
 }
 
 /// OpenTelemetry's own variables reach every container of a cluster; any setting of Triage overrides them.
@@ -183,16 +183,16 @@ fn opentelemetrys_variables_hold_where_nothing_else_says_so() {
         ("OTEL_TRACES_SAMPLER_ARG", "2"),
         ("OTEL_RESOURCE_ATTRIBUTES", "hush"),
     ];
-    let told = load(&inputs(&format!("telemetry.otlp.endpoint = \"http://c\"\n{LEAST}"), &bad, Flags::default()));
-    let told = told.unwrap_err().to_string();
+    let message = load(&inputs(&format!("telemetry.otlp.endpoint = \"http://c\"\n{LEAST}"), &bad, Flags::default()));
+    let message = message.unwrap_err().to_string();
     for part in [
         "telemetry.otlp.share: got \"2\"; must be a ratio from 0 to 1, such as 0.25 (env OTEL_TRACES_SAMPLER_ARG)",
         "(env OTEL_RESOURCE_ATTRIBUTES)",
     ] {
-        assert!(told.contains(part) && !told.contains("hush"), "{told}");
+        assert!(message.contains(part) && !message.contains("hush"), "{message}");
     }
-    let told = load(&inputs(LEAST, &bad[..1], Flags::default())).unwrap_err().to_string();
-    assert!(told.ends_with("(env OTEL_EXPORTER_OTLP_ENDPOINT)") && !told.contains("hush"), "{told}");
+    let message = load(&inputs(LEAST, &bad[..1], Flags::default())).unwrap_err().to_string();
+    assert!(message.ends_with("(env OTEL_EXPORTER_OTLP_ENDPOINT)") && !message.contains("hush"), "{message}");
 }
 
 #[test]

@@ -1,25 +1,26 @@
-//! What share of calls fails usually, and whether more fail than chance explains. Pure.
+//! Learns an endpoint's usual share of failures, and decides whether chance explains a higher share. Pure.
 //!
-//! How unlikely it is that `n` calls, of which a share `p` fails usually, hold a share `f` of failures or more has a
-//! bound that holds for small numbers too: `exp(-n * D(f, p))`, where `D(f, p) = f ln(f/p) + (1-f) ln((1-f)/(1-p))`
-//! (Hoeffding 1963, theorem 1; Chernoff's bound of the binomial). A normal approximation, so many standard deviations,
-//! would trip on the second failure of an endpoint that hardly ever fails.
+//! If calls fail with probability `p`, then the probability that a share `f` or more of `n` calls fails is at most `exp(-n * D(f, p))`,
+//! where `D(f, p) = f ln(f/p) + (1-f) ln((1-f)/(1-p))` (Hoeffding 1963, theorem 1; Chernoff's bound of the binomial). The bound holds for a
+//! few calls too. A limit in standard deviations, from the normal approximation, would trip on the second failure of an endpoint that
+//! hardly ever fails.
 
 use super::window::{Bucket, Counts};
 use crate::clock::{Timestamp, micros};
 use std::time::Duration;
 
-/// What is learned of fades with this: a night's troubles are forgotten by noon, a minute's weigh nothing.
+/// The time over which learned counts decay to nothing: long enough that an outage of a minute hardly changes the usual share, short enough
+/// that an outage at night no longer counts at noon.
 const FADING_TIME: Duration = Duration::from_hours(1);
-/// Calls from which on it is known what is usual.
+/// The number of learned calls, in thousandths, from which the usual share is known.
 const MIN_CALLS_MILLI: u64 = 200_000;
-/// An endpoint that has never failed yet does so this often, in thousandths: nobody knows better.
+/// The smallest usual share, in thousandths, assumed for an endpoint that has never failed.
 const MIN_FAILURES_MILLI: u64 = 1;
-/// What is less likely than e^-16, one in nine million, is no chance: with a look at each of a hundred failures a
-/// second it still comes to pass about once a day.
+/// Chance does not explain a share whose probability is below e^-16, one in nine million. An endpoint with a hundred failures a second,
+/// each of which is checked, still trips by chance about once a day.
 const MIN_SURPRISE: f64 = 16.0;
 
-/// Calls and failures, fading.
+/// Calls and failures, in thousandths, that decay over [`FADING_TIME`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Usual {
     calls_milli: u64,
@@ -28,7 +29,7 @@ pub(super) struct Usual {
 }
 
 impl Usual {
-    /// Learns from what has left the window without a trip.
+    /// Adds the calls that left the window without a trip.
     pub(super) fn learn(&mut self, left: Bucket, now: Timestamp) {
         let horizon = micros(FADING_TIME);
         let kept = horizon.saturating_sub(micros(now.since(self.at)).min(horizon));
@@ -41,7 +42,7 @@ impl Usual {
         };
     }
 
-    /// The share that fails usually, in thousandths, once it is known.
+    /// The usual share of failures, in thousandths; none until it is known.
     pub(super) fn share_milli(&self) -> Option<u32> {
         if self.calls_milli < MIN_CALLS_MILLI {
             return None;
@@ -51,21 +52,21 @@ impl Usual {
     }
 }
 
-/// What a breaker is held to where the usual share is known.
+/// The limit of a breaker whose usual share of failures is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Baseline {
-    /// The usual share in thousandths, as far as it is believed.
+    /// The usual share in thousandths, at most the operator's limit.
     pub(super) usual_milli: u32,
-    /// The share of failures from which on it trips, if that is no chance.
+    /// The share of failures, in thousandths, from which the breaker trips, unless chance explains it.
     limit_milli: u32,
-    /// The operator's limit is no further than that.
+    /// Whether the operator's limit is the lower one, and so the one that applies.
     pub(super) is_capped: bool,
 }
 
 impl Baseline {
-    /// Of a usual share, and how far above it is too far. Never further than the limit that the operator sets for every
-    /// share (`ceiling_percent`): where that is nearer it holds, chance or not, so that failing ever more teaches a
-    /// breaker nothing beyond it. Where it is not, few calls may exceed even that limit as long as chance explains it.
+    /// The limit is `above_percent` above the usual share, and at most `ceiling_percent`, the operator's limit for every share. If the
+    /// operator's limit is the lower one, the breaker trips at it without regard to chance: an endpoint that fails more and more must not
+    /// teach its breaker a higher limit. If it is not, a few calls may exceed both limits as long as chance explains that.
     pub(super) fn new(usual_milli: u32, above_percent: u32, ceiling_percent: Option<u32>) -> Self {
         let above = above_percent.saturating_mul(10);
         let ceiling = ceiling_percent.unwrap_or(100).saturating_mul(10);
@@ -74,20 +75,20 @@ impl Baseline {
         Self { usual_milli: usual_milli.min(ceiling).max(1), limit_milli: limit_milli.min(ceiling), is_capped }
     }
 
-    /// Whether the window holds more failures than that, and chance does not explain it.
+    /// Whether the share of failures in the window reaches the limit, and chance does not explain it.
     pub(super) fn is_exceeded(self, counts: &Counts) -> bool {
         let failures = counts.failures_milli.saturating_mul(1000);
         failures >= counts.calls_milli.saturating_mul(self.limit_milli.into())
             && self.surprise(counts.calls_milli, counts.failures_milli) >= MIN_SURPRISE
     }
 
-    /// So many failures in a row are no chance: `p^n <= e^-16`.
+    /// The number of failures in a row that chance does not explain: `p^n <= e^-16`.
     pub(super) fn in_row(self) -> u32 {
         let each = -(f64::from(self.usual_milli.clamp(1, 999)) / 1000.0).ln();
         (MIN_SURPRISE / each).ceil() as u32
     }
 
-    /// `n * D(f, p)`, where `f` is above `p`.
+    /// The exponent `n * D(f, p)` of the bound; 0 if `f` is not above `p`.
     fn surprise(self, calls_milli: u64, failures_milli: u64) -> f64 {
         let n = calls_milli as f64 / 1000.0;
         let f = (failures_milli as f64 / (calls_milli.max(1)) as f64).min(1.0);

@@ -1,5 +1,5 @@
-//! A fleet around one breaker, explored state by state: hosts that ask, wait, look again, send and report; that crash, are stopped
-//! and go on; messages that are late or lost; clocks that run slow. The store's steps and the hosts' last look are the very functions
+//! A fleet around one breaker, explored state by state: hosts that ask, wait, recheck, send and report; that crash, are stopped
+//! and go on; messages that are late or lost; clocks that run slow. The store's steps and the hosts' last check are the very functions
 //! that run in service.
 //!
 //! Nothing bounds the length of a run: states that go on alike are one, whenever they are reached. See [`Fleet::essence`].
@@ -24,7 +24,7 @@ struct Protocol {
     adrift: usize,
     /// Hosts at most that are stopped at the same time.
     stopped: usize,
-    /// Whether hosts look at their own clock before they send a probe. In service they do.
+    /// Whether hosts check their own clock before they send a probe. In service they do.
     careful: bool,
     /// Whether the store compares epochs. In service it does.
     epochs: bool,
@@ -35,16 +35,16 @@ struct Protocol {
 enum Phase {
     Idle,
     /// It has asked for a permit and been given one: that is under way, or waits for its moment.
-    Told(Ticket),
-    /// It looks again, since so long by its own clock.
-    Looks(Ticket, Own),
+    Admitted(Ticket),
+    /// It has sent a recheck, this long ago by its own clock.
+    Rechecks(Ticket, Own),
     /// The answer to that is under way, or has come.
-    Looked(Ticket, Own),
+    Rechecked(Ticket, Own),
     /// It sends, since so long by its own clock.
     Sends(Ticket, Own),
 }
 
-/// Time on a host's own clock, which may have fallen behind by one step since the look.
+/// Time on a host's own clock, which may have fallen behind by one step since the recheck.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Own {
     elapsed: Duration,
@@ -62,7 +62,7 @@ struct Host {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Message {
     /// From one that gave up or crashed.
-    Look(Ticket),
+    Recheck(Ticket),
     Report(Ticket, BreakerSignal),
     GiveBack(Ticket),
 }
@@ -87,7 +87,7 @@ enum Action {
     Ends(usize, BreakerSignal),
     /// The host no longer waits, and gives back what it has.
     GivesUp(usize),
-    /// It is gone, and another stands in its place. Its messages are still under way.
+    /// The host crashes, and a new one replaces it. The old messages are still under way.
     Crashes(usize),
     Stops(usize),
     GoesOn(usize),
@@ -121,8 +121,8 @@ impl Protocol {
         }
     }
 
-    /// The store's part of the look before the send: the same ticket, or one of the epoch that has begun meanwhile.
-    fn looked(&self, fleet: &mut Fleet, ticket: Ticket) -> Option<Ticket> {
+    /// The store's part of the recheck before the send: the same ticket, or one of the epoch that has begun meanwhile.
+    fn rechecked(&self, fleet: &mut Fleet, ticket: Ticket) -> Option<Ticket> {
         let now = fleet.now;
         if fleet.breaker.recheck(&ticket, now, &self.settings) { Some(ticket) } else { self.admitted(fleet) }
     }
@@ -143,12 +143,12 @@ impl Protocol {
 
     fn step(&self, fleet: &mut Fleet, host: usize) {
         fleet.hosts[host].phase = match fleet.hosts[host].phase.clone() {
-            Phase::Idle => self.admitted(fleet).map_or(Phase::Idle, Phase::Told),
-            Phase::Told(ticket) => Phase::Looks(ticket, Own::default()),
-            Phase::Looks(ticket, own) => {
-                self.looked(fleet, ticket).map_or(Phase::Idle, |ticket| Phase::Looked(ticket, own))
+            Phase::Idle => self.admitted(fleet).map_or(Phase::Idle, Phase::Admitted),
+            Phase::Admitted(ticket) => Phase::Rechecks(ticket, Own::default()),
+            Phase::Rechecks(ticket, own) => {
+                self.rechecked(fleet, ticket).map_or(Phase::Idle, |ticket| Phase::Rechecked(ticket, own))
             }
-            Phase::Looked(ticket, own) => {
+            Phase::Rechecked(ticket, own) => {
                 let covered = !ticket.is_probe() || lease_covers(own.elapsed, ATTEMPT, &self.settings);
                 if covered || !self.careful {
                     Phase::Sends(ticket, Own { elapsed: Duration::ZERO, ..own })
@@ -163,13 +163,15 @@ impl Protocol {
 
     fn leave(&self, fleet: &mut Fleet, host: usize, orderly: bool) {
         match std::mem::replace(&mut fleet.hosts[host].phase, Phase::Idle) {
-            Phase::Looks(ticket, _) => {
-                self.send(fleet, Message::Look(ticket));
+            Phase::Rechecks(ticket, _) => {
+                self.send(fleet, Message::Recheck(ticket));
                 if orderly {
                     self.send(fleet, Message::GiveBack(ticket));
                 }
             }
-            Phase::Told(ticket) | Phase::Looked(ticket, _) if orderly => self.send(fleet, Message::GiveBack(ticket)),
+            Phase::Admitted(ticket) | Phase::Rechecked(ticket, _) if orderly => {
+                self.send(fleet, Message::GiveBack(ticket))
+            }
             _ => {}
         }
     }
@@ -210,7 +212,7 @@ impl Model for Protocol {
             if host.stopped {
                 actions.push(Action::GoesOn(index));
                 // What is the store's to do goes on.
-                if matches!(host.phase, Phase::Looks(..)) {
+                if matches!(host.phase, Phase::Rechecks(..)) {
                     actions.push(Action::Step(index));
                 }
                 continue;
@@ -245,7 +247,7 @@ impl Model for Protocol {
                         // What is too long is as good as longer.
                         own.elapsed = (own.elapsed + STEP).min(2 * STEP);
                     }
-                    if let Phase::Looks(_, of) | Phase::Looked(_, of) | Phase::Sends(_, of) =
+                    if let Phase::Rechecks(_, of) | Phase::Rechecked(_, of) | Phase::Sends(_, of) =
                         &mut fleet.hosts[index].phase
                     {
                         *of = own;
@@ -263,7 +265,7 @@ impl Model for Protocol {
             Action::Stops(host) => fleet.hosts[host].stopped = true,
             Action::GoesOn(host) => fleet.hosts[host].stopped = false,
             Action::Arrives(index) => match fleet.adrift.remove(index) {
-                Message::Look(ticket) => drop(self.looked(&mut fleet, ticket)),
+                Message::Recheck(ticket) => drop(self.rechecked(&mut fleet, ticket)),
                 Message::Report(ticket, signal) => self.recorded(&mut fleet, ticket, signal),
                 Message::GiveBack(ticket) => fleet.breaker.give_back(&ticket),
             },
@@ -281,7 +283,7 @@ impl Model for Protocol {
             Property::always(
                 "a host that probes holds an unexpired lease, or the epoch is over",
                 |_: &Self, fleet: &Fleet| {
-                    fleet.running_probes().all(|ticket| fleet.is_over(ticket) || fleet.place(ticket).is_some())
+                    fleet.running_probes().all(|ticket| fleet.is_over(ticket) || fleet.position(ticket).is_some())
                 },
             ),
             Property::always("a result of an older epoch changes nothing", |_: &Self, fleet: &Fleet| {
@@ -295,17 +297,18 @@ impl Model for Protocol {
                 |p: &Self, fleet: &Fleet| p.recovers(fleet),
             ),
             // What the run must have come by, so that the others mean something.
-            Property::sometimes("open", |_: &Self, fleet: &Fleet| fleet.breaker.standing() == BreakerState::Open),
+            Property::sometimes("open", |_: &Self, fleet: &Fleet| fleet.breaker.state() == BreakerState::Open),
             Property::sometimes("all leases are taken", |protocol: &Self, fleet: &Fleet| {
                 fleet.breaker.leases(fleet.now) == protocol.settings.probes as usize
             }),
             Property::sometimes("a prober is gone and its lease is not", |_: &Self, fleet: &Fleet| {
-                fleet.breaker.leases(fleet.now) > fleet.tickets().filter(|ticket| fleet.place(ticket).is_some()).count()
+                fleet.breaker.leases(fleet.now)
+                    > fleet.tickets().filter(|ticket| fleet.position(ticket).is_some()).count()
             }),
             Property::sometimes("a stopped prober has lost its lease", |_: &Self, fleet: &Fleet| {
                 let lost = |host: &Host| match &host.phase {
                     Phase::Sends(ticket, _) => {
-                        ticket.is_probe() && !fleet.is_over(ticket) && fleet.place(ticket).is_none()
+                        ticket.is_probe() && !fleet.is_over(ticket) && fleet.position(ticket).is_none()
                     }
                     _ => false,
                 };
@@ -322,7 +325,7 @@ impl Model for Protocol {
                 fleet
                     .hosts
                     .iter()
-                    .any(|host| matches!(&host.phase, Phase::Looked(ticket, own) if ticket.is_probe() && late(own)))
+                    .any(|host| matches!(&host.phase, Phase::Rechecked(ticket, own) if ticket.is_probe() && late(own)))
             }),
         ]
     }
@@ -348,7 +351,7 @@ impl Protocol {
             let Admission::Pass(ticket) = breaker.admit(now, &self.settings) else { return false };
             breaker.record(&ticket, BreakerSignal::Success, Duration::ZERO, now, 0, &self.settings);
         }
-        breaker.standing() == BreakerState::Closed
+        breaker.state() == BreakerState::Closed
     }
 }
 
@@ -360,7 +363,7 @@ enum Worth {
     Plain,
     /// Its lease has run out or was given back.
     LostLease,
-    /// The lease with this place in the order of their ends.
+    /// The lease with this position in the order of their ends.
     Lease(usize),
 }
 
@@ -378,15 +381,15 @@ impl Fleet {
         leases
     }
 
-    fn place(&self, ticket: &Ticket) -> Option<usize> {
+    fn position(&self, ticket: &Ticket) -> Option<usize> {
         let lease = ticket.lease?;
         if self.is_over(ticket) { None } else { self.leases().iter().position(|(_, number)| *number == lease) }
     }
 
     fn worth(&self, ticket: &Ticket) -> Worth {
-        match self.place(ticket) {
+        match self.position(ticket) {
             _ if self.is_over(ticket) => Worth::Nothing,
-            Some(place) => Worth::Lease(place),
+            Some(position) => Worth::Lease(position),
             None if ticket.is_probe() => Worth::LostLease,
             None => Worth::Plain,
         }
@@ -395,8 +398,8 @@ impl Fleet {
     /// The host's own clock, where it counts: for a probe that is not over.
     fn clock(&self, host: &Host) -> Option<Own> {
         match &host.phase {
-            Phase::Looks(_, own) => Some(*own),
-            Phase::Looked(ticket, own) if ticket.is_probe() => Some(*own),
+            Phase::Rechecks(_, own) => Some(*own),
+            Phase::Rechecked(ticket, own) if ticket.is_probe() => Some(*own),
             Phase::Sends(ticket, own) if ticket.is_probe() && !self.is_over(ticket) => Some(*own),
             _ => None,
         }
@@ -413,13 +416,14 @@ impl Fleet {
     /// Every ticket that a host holds or a message carries.
     fn tickets(&self) -> impl Iterator<Item = &Ticket> {
         let held = self.hosts.iter().filter_map(|host| match &host.phase {
-            Phase::Told(ticket) | Phase::Looks(ticket, _) | Phase::Looked(ticket, _) | Phase::Sends(ticket, _) => {
-                Some(ticket)
-            }
+            Phase::Admitted(ticket)
+            | Phase::Rechecks(ticket, _)
+            | Phase::Rechecked(ticket, _)
+            | Phase::Sends(ticket, _) => Some(ticket),
             Phase::Idle => None,
         });
         held.chain(self.adrift.iter().map(|message| match message {
-            Message::Look(ticket) | Message::Report(ticket, _) | Message::GiveBack(ticket) => ticket,
+            Message::Recheck(ticket) | Message::Report(ticket, _) | Message::GiveBack(ticket) => ticket,
         }))
     }
 
@@ -437,9 +441,9 @@ impl Fleet {
         let of = |host: &Host| {
             let (phase, ticket) = match &host.phase {
                 Phase::Idle => (0, None),
-                Phase::Told(ticket) => (1, Some(ticket)),
-                Phase::Looks(ticket, _) => (2, Some(ticket)),
-                Phase::Looked(ticket, _) => (3, Some(ticket)),
+                Phase::Admitted(ticket) => (1, Some(ticket)),
+                Phase::Rechecks(ticket, _) => (2, Some(ticket)),
+                Phase::Rechecked(ticket, _) => (3, Some(ticket)),
                 Phase::Sends(ticket, _) => (4, Some(ticket)),
             };
             (phase, ticket.map(|ticket| self.worth(ticket)), self.clock(host), host.stopped)
@@ -450,7 +454,7 @@ impl Fleet {
             .adrift
             .iter()
             .map(|message| match message {
-                Message::Look(ticket) => (1, self.worth(ticket)),
+                Message::Recheck(ticket) => (1, self.worth(ticket)),
                 Message::GiveBack(ticket) => (2, self.worth(ticket)),
                 Message::Report(ticket, BreakerSignal::Ignore) => (3, self.worth(ticket)),
                 Message::Report(ticket, BreakerSignal::Success) => (4, self.worth(ticket)),
@@ -495,7 +499,7 @@ fn two_hosts_two_probes_at_a_time() {
     explore(Protocol::new(2, 2, 1));
 }
 
-/// The exploration finds what it is for: hosts that do not look at their clock.
+/// The exploration finds what it is for: hosts that do not check their clock.
 #[test]
 fn without_a_look_at_the_clock_a_late_probe_has_no_lease() {
     let careless = Protocol { careful: false, ..Protocol::new(2, 1, 1) };

@@ -11,11 +11,11 @@ use crate::{
 };
 use std::{fmt, time::Duration};
 
-/// How a breaker begins.
+/// The state of a new breaker.
 const INITIAL_STATE: State = State::Closed { failures_in_row: 0, window: Window::EMPTY };
 
-/// A term of the breaker's office: every transition begins a new one, and results of an older one change nothing. The first
-/// half is chance, so that epochs never repeat after a store lost its data.
+/// Numbers the states of a breaker: every transition begins a new epoch, and a result from an older epoch changes nothing. `random` makes
+/// sure that epochs do not repeat after the store lost its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Epoch {
     random: u64,
@@ -25,11 +25,11 @@ pub struct Epoch {
 /// What tripped a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trip {
-    /// So many failures in a row.
+    /// This number of failures in a row.
     Consecutive(u32),
     /// The share of failures in the window, in percent.
     FailureRate(u32),
-    /// The share of failures in the window, in percent, far above what is usual, in thousandths.
+    /// The share of failures in the window, in percent, which is far above the usual share, in thousandths.
     Unusual(u32, u32),
     /// The share of slow calls in the window, in percent.
     SlowRate(u32),
@@ -70,7 +70,7 @@ enum State {
         trips: u32,
         why: Trip,
     },
-    /// An operator holds it closed until then: nothing is counted.
+    /// An operator holds the breaker closed until this time: no result is counted.
     ForcedClosed {
         until: Timestamp,
     },
@@ -89,11 +89,11 @@ pub struct Breaker {
     epoch: Epoch,
     next_lease: u64,
     state: State,
-    /// What fails usually; learned only where there is a baseline.
+    /// The usual share of failures, learned only if a baseline is configured.
     usual: Usual,
 }
 
-/// The right to one attempt, as the breaker knows it.
+/// The breaker's permit for one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
     epoch: Epoch,
@@ -101,7 +101,7 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Whether the attempt is one of the few that find out whether the upstream is back.
+    /// Whether the attempt is a probe of a half-open breaker.
     pub fn is_probe(&self) -> bool {
         self.lease.is_some()
     }
@@ -114,7 +114,7 @@ pub enum Admission {
     Pass(Ticket),
     /// Not now.
     Refused {
-        /// When to come back.
+        /// The time until an attempt may be admitted.
         retry_after: Duration,
         /// What tripped the breaker.
         why: Trip,
@@ -124,7 +124,7 @@ pub enum Admission {
 /// A change of state, for logs and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transition {
-    /// It opened, for so long.
+    /// It opened.
     Opened {
         /// Why.
         why: Trip,
@@ -133,7 +133,7 @@ pub enum Transition {
     },
     /// It closed.
     Closed,
-    /// An operator closed it, for so long.
+    /// An operator forced it closed.
     Held {
         /// For how long.
         hold: Duration,
@@ -147,64 +147,64 @@ impl BreakerState {
     }
 }
 
-/// What an operator wants of a breaker.
+/// An operator's command to a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Force {
-    /// Let nothing pass for so long; then probes decide.
+    /// Refuse all attempts for this time; then probes decide.
     Open(Duration),
-    /// Let everything pass for so long, whatever comes back; then start afresh, closed.
+    /// Admit all attempts for this time, whatever their results; then start anew, closed.
     Close(Duration),
-    /// Start afresh, closed; what was usual is forgotten too.
+    /// Start anew, closed, without the learned share of failures.
     Reset,
-    /// Take `Open` or `Close` back: a breaker that was forced open lets its probes pass now, one that was forced closed starts
-    /// afresh. Nothing to one that is not forced.
+    /// End `Open` or `Close`: a breaker that was forced open admits probes now, one that was forced closed starts anew. Has no effect on a
+    /// breaker that is not forced.
     Clear,
 }
 
-/// All that there is to see of a breaker.
+/// A breaker's status, for the admin API and metrics.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BreakerStatus {
-    /// How it stands.
-    pub standing: BreakerState,
+    /// Closed, open or half-open.
+    pub state: BreakerState,
     /// What tripped it; none while it is closed.
     pub why: Option<Trip>,
-    /// Whether an operator has set it.
+    /// Whether an operator forced it.
     pub forced: bool,
-    /// How long it stays as it is at most: until its probes, or until an operator's word ends.
+    /// The time until an open breaker admits probes, or until an operator's command ends.
     pub remaining: Option<Duration>,
-    /// Since it opened.
+    /// The time since it opened.
     pub open_since: Option<Duration>,
     /// Failures in a row.
     pub failures_in_row: u32,
-    /// Calls in the sliding window, weighted, with failures and slow ones among them.
+    /// The weighted counts of the sliding window.
     pub counts: Counts,
-    /// What share of calls fails usually, in thousandths; none where there is no baseline, or that is not known yet.
+    /// The usual share of failures, in thousandths; none without a baseline, or while the share is not known yet.
     pub usual_milli: Option<u32>,
     /// Probes under way.
     pub probes: usize,
-    /// Counts up with each transition.
+    /// The number of transitions so far.
     pub epoch: u64,
 }
 
-/// How a breaker stands.
+/// The state of a breaker without its counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "kebab-case")]
 pub enum BreakerState {
     /// Attempts pass.
     Closed,
-    /// None passes.
+    /// Attempts are refused.
     Open,
-    /// Probes pass.
+    /// Only probes pass.
     HalfOpen,
 }
 
 impl Breaker {
-    /// A closed breaker; `random` makes its epochs its own.
+    /// A closed breaker. `random` tells its epochs from those of an earlier breaker.
     pub fn new(random: u64) -> Self {
         Self { epoch: Epoch { random, counter: 0 }, next_lease: 0, state: INITIAL_STATE, usual: Usual::default() }
     }
 
-    /// Asks for one attempt.
+    /// Admits or refuses one attempt.
     pub fn admit(&mut self, now: Timestamp, settings: &Settings) -> Admission {
         if let State::Open { until, trips, why, .. } = self.state {
             if now < until {
@@ -234,7 +234,7 @@ impl Breaker {
         }
     }
 
-    /// Looks again right before the send, and starts a probe's lease only now. False: the ticket is worth nothing any more.
+    /// Checks the ticket again right before the send, and renews a probe's lease, so that it runs from the send. False: the ticket is void.
     pub fn recheck(&mut self, ticket: &Ticket, now: Timestamp, settings: &Settings) -> bool {
         if ticket.epoch != self.epoch {
             return false;
@@ -252,7 +252,7 @@ impl Breaker {
         }
     }
 
-    /// Takes a result. `random` spreads the open time.
+    /// Records a result. `random` spreads the open time.
     pub fn record(
         &mut self,
         ticket: &Ticket,
@@ -270,7 +270,7 @@ impl Breaker {
                 let held = leases.iter().any(|(number, ends)| *number == lease && *ends > now);
                 leases.retain(|(number, _)| *number != lease);
                 match signal {
-                    // A result after its lease is another prober's business.
+                    // The lease has ended: another probe may run in its stead, whose result decides.
                     _ if !held => None,
                     BreakerSignal::Ignore => None,
                     BreakerSignal::Failure => {
@@ -305,9 +305,9 @@ impl Breaker {
         }
     }
 
-    /// Keeps an open breaker open for as long as the upstream asks (`Retry-After`), up to the longest open time. Only where it
-    /// opened in the epoch of the attempt that was answered so: by that attempt, or while it was under way. For how long it
-    /// stays open from now on, where that is longer than before.
+    /// Extends the open time of a breaker to the time that the upstream asked for (`Retry-After`), at most the longest open time. Applies only
+    /// if the breaker opened in the epoch of the answered attempt: by that attempt, or while it was in flight. Returns the new open time
+    /// from now on; none if it did not change.
     pub fn lengthen(
         &mut self,
         ticket: &Ticket,
@@ -329,7 +329,7 @@ impl Breaker {
         Some(open_for)
     }
 
-    /// Gives an unused ticket back.
+    /// Returns an unused ticket: the lease of its probe is free again.
     pub fn give_back(&mut self, ticket: &Ticket) {
         if let (State::HalfOpen { leases, .. }, Some(lease)) = (&mut self.state, ticket.lease)
             && ticket.epoch == self.epoch
@@ -338,8 +338,8 @@ impl Breaker {
         }
     }
 
-    /// How it stands.
-    pub fn standing(&self) -> BreakerState {
+    /// Closed, open or half-open, as of the last event.
+    pub fn state(&self) -> BreakerState {
         match self.state {
             State::Closed { .. } | State::ForcedClosed { .. } => BreakerState::Closed,
             State::Open { .. } => BreakerState::Open,
@@ -347,7 +347,7 @@ impl Breaker {
         }
     }
 
-    /// Does what an operator wants. None: there was nothing to do.
+    /// Executes an operator's command. None: no transition to report.
     pub fn force(&mut self, force: Force, now: Timestamp) -> Option<Transition> {
         match (force, &self.state) {
             (Force::Open(open_for), _) => {
@@ -375,11 +375,11 @@ impl Breaker {
         }
     }
 
-    /// Stands as the fleet's does, as far as a host can know: it goes on by itself from there. A half-open one is open until
-    /// now, so that a host alone sends probes of its own.
-    pub fn follow(&mut self, standing: BreakerState, forced: bool, why: Option<Trip>, left: Duration, now: Timestamp) {
+    /// Takes over the state of the fleet's breaker, so that this host continues from it if it loses shared state. A half-open state becomes an
+    /// open one that ends now, so that the host sends its own probes then.
+    pub fn follow(&mut self, state: BreakerState, forced: bool, why: Option<Trip>, left: Duration, now: Timestamp) {
         let until = now.after(left);
-        self.enter(match (standing, why) {
+        self.enter(match (state, why) {
             (BreakerState::Closed, _) if forced => State::ForcedClosed { until },
             (BreakerState::Closed, _) | (_, None) => INITIAL_STATE,
             (BreakerState::Open | BreakerState::HalfOpen, Some(why)) => {
@@ -388,7 +388,7 @@ impl Breaker {
         });
     }
 
-    /// Whether [`Force::Clear`] has something to take back.
+    /// Whether an operator's command is in force, which [`Force::Clear`] would end.
     pub fn is_forced(&self, now: Timestamp) -> bool {
         match self.state {
             State::Open { why: Trip::Forced, until, .. } | State::ForcedClosed { until } => now < until,
@@ -396,10 +396,11 @@ impl Breaker {
         }
     }
 
-    /// What there is to see. An open time or an operator's word that has run out shows as what the next attempt will find.
+    /// The status as of `now`: an open time or an operator's command that has ended counts as ended, although the next attempt makes the
+    /// transition.
     pub fn view(&self, now: Timestamp, settings: &Settings) -> BreakerStatus {
         let mut view = BreakerStatus {
-            standing: BreakerState::Closed,
+            state: BreakerState::Closed,
             why: None,
             forced: self.is_forced(now),
             remaining: None,
@@ -418,13 +419,13 @@ impl Breaker {
             State::ForcedClosed { until } => view.remaining = view.forced.then(|| until.since(now)),
             State::Open { until, since, why, .. } => {
                 let over = *until <= now;
-                view.standing = if over { BreakerState::HalfOpen } else { BreakerState::Open };
+                view.state = if over { BreakerState::HalfOpen } else { BreakerState::Open };
                 view.why = Some(*why);
                 view.remaining = (!over).then(|| until.since(now));
                 view.open_since = Some(now.since(*since));
             }
             State::HalfOpen { why, .. } => {
-                view.standing = BreakerState::HalfOpen;
+                view.state = BreakerState::HalfOpen;
                 view.why = Some(*why);
             }
         }
@@ -452,7 +453,7 @@ impl Breaker {
 }
 
 fn tripped(in_row: u32, window: &Window, bad: bool, usual: Usual, now: Timestamp, settings: &Settings) -> Option<Trip> {
-    // A good call never opens a breaker: it may only thin the rate.
+    // A good call must not open a breaker, although older good calls that leave the window raise the share of failures.
     if !bad {
         return None;
     }
@@ -472,7 +473,7 @@ fn tripped(in_row: u32, window: &Window, bad: bool, usual: Usual, now: Timestamp
     if let Some(baseline) = baseline.filter(|baseline| baseline.is_exceeded(&counts)) {
         return Some(Trip::Unusual(failed, baseline.usual_milli));
     }
-    // It gives way to what is usual only where that leaves room below it.
+    // A baseline replaces the fixed limit, unless the fixed limit caps the baseline.
     let fixed = settings.failure_rate_percent.filter(|_| baseline.is_none_or(|baseline| baseline.is_capped));
     if fixed.is_some_and(|limit| failed >= limit) {
         return Some(Trip::FailureRate(failed));
@@ -481,10 +482,10 @@ fn tripped(in_row: u32, window: &Window, bad: bool, usual: Usual, now: Timestamp
     too_slow.then_some(Trip::SlowRate(slow))
 }
 
-/// Scripts count in doubles, which hold 53 bits: chance is used as far as they do.
+/// Lua numbers are doubles, which hold 53 bits of integers: a random number loses this many bits.
 pub const CHANCE_SHIFT: u32 = 11;
 
-/// Doubled with each failed probe up to the cap, then spread by +- half the jitter.
+/// The open time: doubled with each failed probe up to the cap, then spread by half of the jitter up or down.
 fn open_time(trips: u32, random: u64, settings: &Settings) -> Duration {
     let doubled =
         settings.open_for.saturating_mul(1 << trips.min(20)).min(settings.open_for_max.max(settings.open_for));

@@ -147,7 +147,7 @@ proptest! {
             let ticket = pass(&mut breaker, now, &settings);
             breaker.record(&ticket, BreakerSignal::Success, Duration::ZERO, now, random, &settings);
         }
-        prop_assert_eq!(breaker.standing(), BreakerState::Closed);
+        prop_assert_eq!(breaker.state(), BreakerState::Closed);
     }
 }
 
@@ -200,7 +200,7 @@ fn clear_takes_back_only_a_forced_state() {
     assert_eq!(breaker.force(Force::Clear, START), Some(Transition::Closed));
     assert!(fail(&mut breaker, 5, START, &settings).is_some(), "it counts again");
     assert_eq!(breaker.force(Force::Reset, START), Some(Transition::Closed));
-    assert_eq!(breaker.standing(), BreakerState::Closed);
+    assert_eq!(breaker.state(), BreakerState::Closed);
 }
 
 proptest! {
@@ -230,7 +230,7 @@ proptest! {
                 Admission::Refused { .. } if view.probes > 0 => BreakerState::HalfOpen,
                 Admission::Refused { .. } => BreakerState::Open,
             };
-            prop_assert_eq!(view.standing, admitted);
+            prop_assert_eq!(view.state, admitted);
         }
     }
 }

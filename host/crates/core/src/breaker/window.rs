@@ -1,4 +1,4 @@
-//! A sliding window in two buckets: the current one, and the share of the one before it that still lies in the window.
+//! A sliding window of two buckets: the current one counts in full, the one before by the share that still lies in the window.
 
 use crate::clock::{Timestamp, micros};
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub struct Window {
     before: Bucket,
 }
 
-/// What the window holds, weighted, in thousandths: whole numbers come out alike on every host and in shared state.
+/// The weighted counts of the window, in thousandths. Integers, so that every host and the Lua script compute equal values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Calls.
@@ -48,7 +48,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// What part of the calls, in whole percent, rounded; nothing where there are none.
+    /// `part_milli` as a share of the calls, in whole percent, rounded; 0 without calls.
     pub(super) fn percent(&self, part_milli: u64) -> u32 {
         let percent = part_milli.saturating_mul(200).saturating_add(self.calls_milli) / (self.calls_milli * 2).max(1);
         u32::try_from(percent).unwrap_or(u32::MAX)
@@ -56,10 +56,10 @@ impl Counts {
 }
 
 impl Window {
-    /// Nothing counted yet.
+    /// A window without calls.
     pub(super) const EMPTY: Self = Self { began: Timestamp(0), now: Bucket::EMPTY, before: Bucket::EMPTY };
 
-    /// Counts one call. What has left the window since the last one.
+    /// Counts one call. Returns the counts that left the window since the last call.
     pub(super) fn add(&mut self, failed: bool, slow: bool, length: Duration, now: Timestamp) -> Option<Bucket> {
         let left = self.rotate(length, now);
         self.now.calls = self.now.calls.saturating_add(1);

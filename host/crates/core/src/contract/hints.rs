@@ -9,15 +9,15 @@ const X_MS_RETRY_AFTER_MS: HeaderName = HeaderName::from_static("x-ms-retry-afte
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const STRIPE_SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry");
 
-/// The longest wait that is read, 136 years: a number with any more digits means the same.
+/// The longest wait that is read, 136 years: a longer one counts as this.
 const MAX_SECONDS: u64 = u32::MAX as u64;
 
-/// All of them.
+/// All response headers that hint at a retry.
 pub const HINT_HEADERS: [HeaderName; 5] =
     [RETRY_AFTER, RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS, X_SHOULD_RETRY, STRIPE_SHOULD_RETRY];
 
-/// The wait that the upstream asks for: `retry-after-ms` or `x-ms-retry-after-ms` where they can be read, since they are the more
-/// precise ones, else `Retry-After`, in seconds or as an HTTP-date against `now_unix_ms` (RFC 9110 section 10.2.3).
+/// The wait that the upstream asks for: that of `retry-after-ms` or `x-ms-retry-after-ms` if valid, because they are more precise, else that
+/// of `Retry-After`, in seconds or as an HTTP-date relative to `now_unix_ms` (RFC 9110 section 10.2.3).
 pub fn retry_after(headers: &HeaderMap, now_unix_ms: u64) -> Option<Duration> {
     let text = |name: &HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
     if let Some(wait) = [RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS].iter().find_map(|name| milliseconds(text(name)?)) {
@@ -31,8 +31,8 @@ pub fn retry_after(headers: &HeaderMap, now_unix_ms: u64) -> Option<Duration> {
     Some(at.saturating_sub(Duration::from_millis(now_unix_ms)))
 }
 
-/// Milliseconds as some servers write them, with or without a fraction. A fraction counts as a whole one: never shorter than
-/// asked.
+/// Milliseconds, with or without a fraction, as some servers write them. A fraction is rounded up, so that the wait is never shorter than
+/// asked for.
 fn milliseconds(value: &str) -> Option<Duration> {
     let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
     let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -45,8 +45,8 @@ fn milliseconds(value: &str) -> Option<Duration> {
     Some(Duration::from_millis(whole + u64::from(more)))
 }
 
-/// Whether the upstream says that a retry helps (`x-should-retry`, `stripe-should-retry`: `true` or `false`); none where it says
-/// nothing. It is no proof that a write was not applied.
+/// Whether the upstream recommends a retry (`x-should-retry`, `stripe-should-retry`: `true` or `false`); none without such a header. A
+/// recommendation does not prove that a write was not applied.
 pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
     let said = |name: &HeaderName| match headers.get(name)?.to_str().ok()?.trim() {
         "true" => Some(true),

@@ -1,7 +1,7 @@
-//! Identities as hashes: whose request, which record, and whether two requests are equal.
+//! Identities as hashes: of a request's content, its tenant, its record and its key.
 //!
-//! Everything is SHA-256 over length-prefixed parts under a label of its own, so that no two kinds and no two splits of the same
-//! bytes share a value, and so that neither keys, tokens nor bodies lie about in memory or in a shared store.
+//! Each hash is SHA-256 over a label for its kind and length-prefixed parts, so that two kinds, or two splits of the same bytes, never have
+//! equal values. Hashes keep keys, tokens and bodies out of memory and out of shared state.
 
 use super::{
     key::Key,
@@ -13,41 +13,41 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sha2::{Digest, Sha256};
 use std::{borrow::Cow, fmt, str::FromStr};
 
-/// A request's content: equal fingerprints mean equal requests, whoever sent them.
+/// Identifies a request's content: equal fingerprints mean equal requests, of one tenant or of several.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 32]);
 
-/// Whose request it is.
+/// Identifies the tenant that a request belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tenant([u8; 32]);
 
-/// Which record: a tenant's key at an upstream.
+/// Identifies a record: a tenant's idempotency key at an upstream.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordId([u8; 32]);
 
-/// Which idempotency key of the upstream's own a send carries: a hash of the header's name and value.
+/// Identifies the upstream's own idempotency key of a send: a hash of the header's name and value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyTag([u8; 16]);
 
-/// Whose request, and what it asks for: equal digests mean equal requests of one caller. Which hash it is, is its store's matter.
+/// Identifies a request's content and caller: equal digests mean equal requests of one caller. Each store may compute it by its own hash.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestDigest([u8; 32]);
 
 /// What a [`RequestDigest`] covers.
 #[derive(Debug, Clone, Copy)]
 pub struct Likeness<'a> {
-    /// The fields that tell callers, operations and the upstream's own keys apart, sorted by their names.
+    /// The fields that distinguish callers, operations and the upstream's own keys, sorted by name.
     pub distinguishing_headers: &'a [(HeaderName, HeaderValue)],
     /// The header fields that change what the request asks for.
     pub asking: &'a [(&'a str, &'a [u8])],
     /// The request.
     pub identity: Identity<'a>,
-    /// Its fingerprint, which covers those fields, where that is known already.
+    /// The request's fingerprint with the `asking` fields, if it was computed before.
     pub fingerprint: Option<Fingerprint>,
 }
 
-/// What a fingerprint covers. Headers are left out: clients, tracing and proxies change them from one repetition to the next. Those
-/// that change what is asked for are added by [`Fingerprint::with_headers`].
+/// The parts of a request that its fingerprint covers. Headers are not among them, because clients, tracing and proxies change them between
+/// repetitions. [`Fingerprint::with_headers`] adds those that change the request's meaning.
 #[derive(Debug, Clone, Copy)]
 pub struct Identity<'a> {
     /// The upstream's name.
@@ -77,19 +77,19 @@ impl Fingerprint {
         ))
     }
 
-    /// The fingerprint that a store gives back.
+    /// The fingerprint from its bytes in a store.
     pub fn from_bytes(hash: [u8; 32]) -> Self {
         Self(hash)
     }
 
-    /// The fingerprint that stands in the record of a request without a key. Only holders of the record's random id can ask for
-    /// it, so the request itself need not be hashed.
+    /// The fingerprint in the record of a request without a key. The record's random id is a secret of its owners, so no other request can
+    /// match the record, and the request itself need not be hashed.
     pub fn of_record(id: RecordId) -> Self {
         Self(id.0)
     }
 
-    /// The fingerprint of the same request with header fields that change what it asks for, such as a condition. Without any it
-    /// stays as it is, so that records of requests without them keep their fingerprint.
+    /// The fingerprint with header fields that change the request's meaning, such as a condition. Without fields it does not change, so that
+    /// records from before this rule still match.
     #[must_use]
     pub fn with_headers(self, fields: &[(&str, &[u8])]) -> Self {
         if fields.is_empty() {
@@ -98,8 +98,8 @@ impl Fingerprint {
         Self(digest("fingerprint-headers", &parts([&self.0[..]].into(), fields)))
     }
 
-    /// The fingerprint of all requests with the same condition: the same but for query and body, which say what is made where the
-    /// condition does not hold, not whether it holds. Spellings of one search are one condition.
+    /// The fingerprint of all requests with the same condition. Query and body do not count: they say which resource is created if the
+    /// condition matches none. All spellings of one search are one condition.
     pub fn of_condition(request: &Identity<'_>, fields: &[(&str, &[u8])]) -> Self {
         let path = request.path_and_query.split('?').next().unwrap_or_default().trim_end_matches('/');
         let request = [request.upstream, request.endpoint, request.method.as_str(), path];
@@ -114,7 +114,7 @@ impl Fingerprint {
         Self(digest("condition", &parts.iter().map(AsRef::as_ref).collect::<Vec<_>>()))
     }
 
-    /// The fingerprint of all requests whose query selects the same, whatever they write there.
+    /// The fingerprint of all writes to the resources that the query selects, whatever their bodies.
     pub fn of_selection(request: &Identity<'_>) -> Self {
         let request = [request.upstream, request.endpoint, request.method.as_str(), request.path_and_query];
         Self(digest("selection", &request.map(str::as_bytes)))
@@ -131,8 +131,8 @@ fn parts<'a>(mut before: Vec<&'a [u8]>, fields: &'a [(&str, &[u8])]) -> Vec<&'a 
     before
 }
 
-/// Header fields that say for whom a request is made, by which name it is traced, and in which form its answer is wanted. They do
-/// not change what is asked for: a caller that comes back with a fresh token asks for the same.
+/// Header fields that identify the caller, trace the request or choose the form of the response. They do not change the request's meaning: a
+/// caller that repeats a request with a fresh token makes the same request.
 const CIRCUMSTANCES: [&str; 14] = [
     "accept",
     "accept-charset",
@@ -150,7 +150,7 @@ const CIRCUMSTANCES: [&str; 14] = [
     "x-request-id",
 ];
 
-/// The fields among `read` that change what a request asks for, in the order of `read`.
+/// The fields among `read` that change the request's meaning, in the order of `read`.
 pub fn asking<'a>(read: &'a [HeaderName], headers: &'a HeaderMap) -> Vec<(&'a str, &'a [u8])> {
     let asks = |name: &&HeaderName| !CIRCUMSTANCES.contains(&name.as_str());
     let values = |name: &'a HeaderName| headers.get_all(name).iter().map(|value| (name.as_str(), value.as_bytes()));
@@ -168,7 +168,7 @@ impl RequestDigest {
         Self(digest("unanswered", &parts))
     }
 
-    /// The digest of a store of its own.
+    /// The digest from its bytes in a store.
     pub fn from_bytes(digest: [u8; 32]) -> Self {
         Self(digest)
     }
@@ -180,13 +180,13 @@ impl RequestDigest {
 }
 
 impl Tenant {
-    /// The tenant that these `names` of a request's headers name, by all their values in order. Without a name all callers are one
-    /// tenant, and so are those that send none of them, apart from all named ones.
+    /// The tenant of a request: a hash of the values of all headers with these `names`, in order. Without `names`, all callers are one tenant.
+    /// Callers that send none of the headers are one tenant too, different from all others.
     pub fn of(headers: &HeaderMap, names: &[HeaderName]) -> Self {
         Self::by(names, |name| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect())
     }
 
-    /// The same, by the values of these headers that were taken from the request.
+    /// The same, from values that were taken from the request before.
     pub fn of_values(names: &[HeaderName], values: &[(HeaderName, HeaderValue)]) -> Self {
         Self::by(names, |name| {
             values.iter().filter(|(own, _)| own == name).map(|(_, value)| value.as_bytes()).collect()
@@ -199,7 +199,7 @@ impl Tenant {
             // The hash of the records of earlier versions.
             [name] => Self(digest("tenant", &values(name))),
             names => {
-                // A hash for each name: values of one say nothing of another.
+                // Hash each name with its values, so that a value of one header never passes for a value of another.
                 let named = names.iter().map(|name| (name, values(name))).filter(|(_, values)| !values.is_empty());
                 let hashes: Vec<[u8; 32]> = named.map(|(name, values)| digest(name.as_str(), &values)).collect();
                 let parts: Vec<&[u8]> = hashes.iter().map(<[u8; 32]>::as_slice).collect();
@@ -223,12 +223,12 @@ impl Tenant {
 }
 
 impl RecordId {
-    /// The id that a store gives back.
+    /// The id from its bytes in a store.
     pub fn from_bytes(hash: [u8; 32]) -> Self {
         Self(hash)
     }
 
-    /// The record of one request without a key.
+    /// A random id for the record of a request without a key.
     pub fn draw(entropy: &Rng) -> Self {
         let mut id = [0; 32];
         for word in id.as_chunks_mut::<8>().0 {
@@ -237,7 +237,7 @@ impl RecordId {
         Self(id)
     }
 
-    /// The record of one request without a key, in the part of a store that its digest is in.
+    /// The same, in the part of a store that holds the request's digest.
     pub fn draw_beside(entropy: &Rng, digest: RequestDigest) -> Self {
         let mut id = Self::draw(entropy);
         let ([.., last], [.., beside]) = (&mut id.0, digest.0);
@@ -245,14 +245,14 @@ impl RecordId {
         id
     }
 
-    /// The record of a tenant's `key` at `upstream`. The endpoint is not part of it: a key reused at another endpoint is a
-    /// mismatch, not a new request. No secret is part of it either: hosts that exchange theirs would lose sight of a key and send
-    /// its write again. Callers that read a record show a proof beside its id.
+    /// The id of a tenant's `key` at `upstream`. The endpoint is not part of it: a key reused at another endpoint is a mismatch, not a new
+    /// request. No secret is part of it either: after a change of the secret, hosts would not find the record and send its write again.
+    /// Callers that read a record must show a proof with its id.
     pub fn of(tenant: &Tenant, upstream: &str, key: &Key) -> Self {
         Self(digest("record", &[&tenant.0, upstream.as_bytes(), key.as_str().as_bytes()]))
     }
 
-    /// The record of all requests with the same condition: whoever asks, with whatever key.
+    /// The id of the record of all requests with the same condition, of all tenants and with any key.
     pub fn of_condition(condition: Fingerprint) -> Self {
         Self(digest("condition-record", &[&condition.0]))
     }
@@ -264,7 +264,7 @@ impl RecordId {
 }
 
 impl KeyTag {
-    /// The tag of a key that is sent in `header`. A key that is written otherwise is another key.
+    /// The tag of a key that is sent in `header`. Two spellings of a key are two keys.
     pub fn of(header: &HeaderName, value: &http::HeaderValue) -> Self {
         let hash = digest("upstream-key", &[header.as_str().as_bytes(), value.as_bytes()]);
         let mut tag = [0; 16];
@@ -272,7 +272,7 @@ impl KeyTag {
         Self(tag)
     }
 
-    /// The tag that a store gives back.
+    /// The tag from its bytes in a store.
     pub fn from_bytes(tag: [u8; 16]) -> Self {
         Self(tag)
     }
@@ -310,7 +310,7 @@ impl FromStr for RecordId {
     }
 }
 
-/// The first digits name a value well enough in a log, and give nothing away of what was hashed.
+/// Writes the first 8 digits of a hash: enough to recognise a value in logs, and no information about the hashed text.
 ///
 /// # Errors
 /// Those of the formatter.

@@ -53,7 +53,7 @@ impl Intent {
         Self { request: self.request.as_ref().map(KeptRequest::copied), ..self.without_request() }
     }
 
-    /// The names without the request, for a store without room for it.
+    /// The names without the request, for a store without space for it.
     #[must_use]
     pub fn without_request(&self) -> Self {
         Self { upstream: self.upstream.clone(), endpoint: self.endpoint.clone(), request: None }

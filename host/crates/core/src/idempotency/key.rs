@@ -62,7 +62,7 @@ pub enum KeyError {
          never sent"
     )]
     MaybeSent,
-    /// `Triage-Maybe-Sent` without a key to look for.
+    /// `Triage-Maybe-Sent` without an idempotency key.
     #[error("triage-maybe-sent needs the idempotency-key of the earlier send; add it")]
     MaybeSentWithoutKey,
 }
@@ -101,7 +101,7 @@ impl Key {
     }
 
     fn from_value(value: &HeaderValue) -> Result<Self, KeyError> {
-        // Twice the length and two quotes: nothing longer can be a key, so nothing longer is looked at.
+        // A key of the maximum length takes at most twice that length and two quotes: a longer value is refused unread.
         let bytes = value.as_bytes();
         if bytes.len() > 2 * MAX_KEY_LEN + 2 {
             return Err(KeyError::TooLong { len: bytes.len() });

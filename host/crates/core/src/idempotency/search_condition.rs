@@ -1,16 +1,16 @@
-//! The condition of a conditional create (`If-None-Exist`), in one spelling. Clients write one search in several ways; requests with
-//! one condition take turns only if the host sees that it is one.
+//! The canonical form of a conditional create's condition (`If-None-Exist`). Clients spell one search in several ways. The host sends
+//! requests with equal conditions one after the other, so it must recognise equal conditions.
 
 use std::{fmt::Write as _, ops::ControlFlow};
 
 /// The header that holds such a condition.
 pub const IF_NONE_EXIST: &str = "if-none-exist";
 
-/// The parameters of a condition, decoded, sorted and each once, joined by `&`. A condition may be a query, with or without a leading
-/// `?`, or a whole address; then the query behind the first `?` counts. Bytes that would change the parameters are percent-encoded
-/// again, so that no two searches share a spelling, and the usual spelling of an identifier stays as it is.
+/// The canonical form: all parameters, decoded, sorted, without repetitions and joined by `&`. A condition may be a query, with or without a
+/// leading `?`, or a whole URL, of which the query counts. Bytes with a meaning in a query are percent-encoded again, so that two different
+/// searches never have the same form.
 ///
-/// `+` and `%20` are one character, as servers read a query.
+/// `+` and `%20` both mean a space, as in HTML forms.
 pub fn canonical(condition: &[u8]) -> String {
     let condition = condition.trim_ascii();
     let before_query = condition.iter().try_fold(0, |at, byte| match byte {
@@ -44,7 +44,7 @@ pub fn canonical(condition: &[u8]) -> String {
     out
 }
 
-/// A part of a query without its percent-encoding. A `%` without two digits stands for itself.
+/// A part of a query without its percent-encoding. A `%` without two digits stays.
 fn decoded(part: &[u8]) -> Vec<u8> {
     let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
     let mut decoded = Vec::with_capacity(part.len());

@@ -1,15 +1,14 @@
-//! A rate that follows what the upstream takes: additive increase, multiplicative decrease. Pure.
+//! A rate that adapts to the upstream's capacity: additive increase, multiplicative decrease. Pure.
 //!
-//! Chiu and Jain (1989) show that senders which do so without a word between them come to equal shares of what they
-//! share; TCP's congestion avoidance is the same (RFC 5681, section 3.1). Here each host of a fleet is such a sender.
-//! The particulars are TCP's too: one burst of throttled answers is one decrease (RFC 6582: what was sent before it
-//! tells nothing new), and what is lowered is what was really sent and taken, not what might have been (RFC 5681,
-//! section 3.1: `FlightSize`).
+//! Chiu and Jain (1989) show that senders which follow this rule reach equal shares of a capacity without communication. TCP's congestion
+//! avoidance follows it too (RFC 5681, section 3.1). Here each host of a fleet is a sender. Two details are TCP's as well. A burst of
+//! throttled responses causes one decrease, because requests sent before the decrease say nothing about the new rate (RFC 6582). And the
+//! decrease starts from the measured throughput, not from the permitted rate (RFC 5681, section 3.1: `FlightSize`).
 
 use crate::clock::Timestamp;
 use std::{collections::BTreeMap, time::Duration};
 
-/// What a throttled answer leaves of the rate: RFC 9438 (CUBIC) and the AWS SDK's adaptive retry have 0.7.
+/// The factor of a decrease: 0.7, as in RFC 9438 (CUBIC) and in the AWS SDK's adaptive retry.
 const DECREASE_FACTOR: f64 = 0.7;
 /// After this time without a throttled response, the learned rate is forgotten: the upstream may have more capacity now.
 pub const FORGET_AFTER: Duration = Duration::from_mins(10);
@@ -25,14 +24,14 @@ const MAX_FREED: usize = 1024;
 /// The shortest time over which throughput is measured: over less, a burst would count as a rate.
 const MIN_MEASURED_TIME: Duration = Duration::from_secs(1);
 
-/// Between which bounds a rate moves, and how fast it rises.
+/// The lower bound of a rate, and how fast it rises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Requests a minute that it never falls below, so that it goes on finding out. Default 6, or half of what the
-    /// limits admit where that is less.
+    /// The lowest rate, in requests a minute: without requests, the host could not learn that the upstream accepts more. Default 6, or half of
+    /// the configured limits' rate if that is less.
     pub floor_per_minute: u32,
-    /// By how many requests a minute it rises within a minute. Default 600: 10 a second, the seed's limit. Hosts of a
-    /// fleet have the same, or their shares are not the same.
+    /// The rise of the rate within a minute, in requests a minute. Default 600: 10 a second, the seed's limit. It must be equal on all hosts of
+    /// a fleet, or their shares differ.
     pub rise_per_minute: u32,
 }
 
@@ -43,24 +42,23 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Requests a minute that it never falls below beside limits that admit `ceiling`: limits of a few an hour leave no
-    /// whole number.
+    /// The lowest rate, in requests a minute, if the configured limits admit `ceiling`: a limit of a few requests an hour needs a fraction.
     pub fn floor(&self, ceiling: f64) -> f64 {
         let floor = f64::from(self.floor_per_minute);
         if floor < ceiling { floor } else { ceiling / 2.0 }
     }
 }
 
-/// One sender's rate. It begins open: before the first throttled answer nothing waits.
+/// One sender's rate. Before the first throttled response there is none, and no request waits.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AdaptiveRate {
     learned: Option<RateEstimate>,
     taken: Throughput,
-    /// The earliest moment that no reservation has.
+    /// The moment after the last reservation: the next one is due then at the earliest.
     free: Timestamp,
     /// Refunded reservations before `free`, by their moments.
     freed: BTreeMap<Timestamp, Reservation>,
-    /// How far pauses have moved all that is reserved, since the start.
+    /// The sum of all pauses, by which reservations were delayed.
     moved: Duration,
     decreases: u64,
 }
@@ -70,13 +68,13 @@ struct RateEstimate {
     /// Requests a minute right after the decrease.
     base: f64,
     since: Timestamp,
-    /// When the upstream last took one that was sent since.
+    /// When the upstream last accepted a request that was sent after the decrease.
     took: Option<Timestamp>,
-    /// How long it has borne it.
+    /// For how long the upstream has accepted the rate, by its responses.
     borne: Duration,
 }
 
-/// What the upstream has taken lately, in two buckets.
+/// The requests that the upstream accepted lately, in two buckets.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Throughput {
     from: Timestamp,
@@ -87,11 +85,11 @@ struct Throughput {
 /// A reserved moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reservation {
-    /// When it is.
+    /// The moment of the send.
     pub due: Timestamp,
     made: Timestamp,
     before: Timestamp,
-    /// How far pauses had moved everything by then.
+    /// The sum of all pauses when the reservation was made.
     moved: Duration,
 }
 
@@ -102,13 +100,14 @@ impl Reservation {
     }
 }
 
-/// Which decreases an attempt was sent after: a throttled answer to it tells nothing of later ones.
+/// The number of decreases before an attempt was sent. A throttled response to the attempt is no reason for a further decrease if the rate was
+/// lowered after the send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecreaseEpoch(u64);
 
 impl AdaptiveRate {
-    /// Requests a minute; none while it is open. It is open too where it would be no less than `ceiling`, the
-    /// configured limits' rate (infinite without limits): these hold anyway.
+    /// The rate in requests a minute. None if no rate was learned, or if the learned rate is not below `ceiling`, the rate of the configured
+    /// limits (infinite without limits), because those limits apply in any case.
     pub fn per_minute(&self, settings: &Settings, ceiling: f64, now: Timestamp) -> Option<f64> {
         let learned = self.learned.filter(|learned| now.since(learned.since) < FORGET_AFTER)?;
         let risen = f64::from(settings.rise_per_minute) * learned.borne.as_secs_f64() / 60.0;
@@ -116,21 +115,21 @@ impl AdaptiveRate {
         (rate < ceiling).then_some(rate)
     }
 
-    /// What the next throttled answer will be measured by.
-    pub fn lesson(&self) -> DecreaseEpoch {
+    /// The epoch of an attempt that is sent now.
+    pub fn decrease_epoch(&self) -> DecreaseEpoch {
         DecreaseEpoch(self.decreases)
     }
 
-    /// How often it was lowered.
+    /// The number of decreases so far.
     pub fn decreases(&self) -> u64 {
         self.decreases
     }
 
-    /// Takes the next moment from `from` on: one that was left, or an even distance after the last. What is reserved
-    /// stays where it is when the rate changes: that is less than a line's worth.
+    /// Reserves the first moment from `from` on: a refunded one, or the one that the rate admits after the last reservation. A change of the
+    /// rate does not move existing reservations.
     ///
     /// # Errors
-    /// The wait from `now` on, where it is longer than `max_wait`; nothing was taken then.
+    /// The wait from `now` on, if it is longer than `max_wait`; then nothing is reserved.
     pub fn reserve(
         &mut self,
         per_minute: f64,
@@ -181,34 +180,33 @@ impl AdaptiveRate {
         self.free = self.free.before(by);
     }
 
-    /// The upstream answered a request and did not do what it asks for, for a reason that is not its load: that has a
-    /// place in what it bears, and proves nothing.
+    /// The upstream rejected a request for a reason other than its load. The request counts as throughput, but does not let the rate rise.
     pub fn rejected(&mut self, now: Timestamp) {
         self.taken.add(now);
     }
 
-    /// The upstream took a request. An attempt that was sent before the last decrease proves nothing of the rate since.
+    /// The upstream accepted a request, which lets the rate rise, unless the request was sent before the last decrease.
     pub fn took(&mut self, sent: DecreaseEpoch, now: Timestamp) {
         self.taken.add(now);
-        if sent != self.lesson() {
+        if sent != self.decrease_epoch() {
             return;
         }
         if let Some(learned) = &mut self.learned {
-            // Only answers prove that the rate was borne: silence and pauses earn nothing.
+            // Only responses prove that the upstream accepts the rate: a time without responses lets it rise by one bucket at most.
             let last = learned.took.unwrap_or(learned.since);
             learned.borne += now.since(last).min(BUCKET_TIME);
             learned.took = Some(last.max(now));
         }
     }
 
-    /// The upstream wants fewer. The rate from now on, where this tells something new: what is sent and taken at
-    /// present, lowered.
+    /// The upstream throttled a request. Lowers the rate to [`DECREASE_FACTOR`] of the present throughput and returns the new rate; none if an
+    /// earlier throttled response has lowered it already.
     pub fn throttled(&mut self, settings: &Settings, ceiling: f64, sent: DecreaseEpoch, now: Timestamp) -> Option<f64> {
         let current = self.per_minute(settings, ceiling, now);
         let known = self.learned.filter(|learned| now.since(learned.since) < FORGET_AFTER);
         let is_news =
             known.is_none_or(|learned| learned.took.is_some() || now.since(learned.since) >= MIN_DECREASE_INTERVAL);
-        if sent != self.lesson() || !is_news {
+        if sent != self.decrease_epoch() || !is_news {
             return None;
         }
         let floor = settings.floor(ceiling);
@@ -216,7 +214,7 @@ impl AdaptiveRate {
         let reached = match (current, measured) {
             (Some(current), Some(measured)) => current.min(measured),
             (Some(alone), None) | (None, Some(alone)) => alone,
-            // Nothing was taken, so that the limits say at most what may be.
+            // Without a measured throughput, the configured limits are the only bound.
             (None, None) if ceiling.is_finite() => ceiling,
             (None, None) => floor,
         };
@@ -241,7 +239,7 @@ impl Throughput {
         self.count = self.count.saturating_add(1);
     }
 
-    /// None: nothing was taken lately.
+    /// Accepted requests a minute; none if there were none lately.
     fn per_minute(&self, now: Timestamp) -> Option<f64> {
         if self.count == 0 || now.since(self.from) >= 2 * BUCKET_TIME {
             return None;

@@ -3,12 +3,12 @@
 use crate::clock::Timestamp;
 use std::time::Duration;
 
-/// How many retries traffic earns.
+/// How many retries the traffic allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Retries earned by first attempts, in percent of them. Default 20, Envoy's and Finagle's.
     pub percent: u32,
-    /// Retries a second that are free of charge, so that quiet endpoints can retry at all. Default 3, Envoy's floor.
+    /// Retries a second that are allowed without traffic, so that an endpoint with few requests can retry. Default 3, Envoy's floor.
     pub floor_per_second: u32,
     /// The most retries that can be saved up. Default 100.
     pub capacity: u32,
@@ -20,32 +20,33 @@ impl Default for Settings {
     }
 }
 
-/// Thousandths of a retry: deposits are shares.
+/// The budget counts thousandths of a retry, because a first attempt earns only a share of one.
 const MILLI: u64 = 1000;
 
-/// The bucket.
+/// A token bucket of retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     tokens_milli: u64,
     at: Timestamp,
 }
 
-/// No retry is affordable.
+/// The budget holds less than one retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exhausted {
-    /// When the floor alone affords one.
+    /// The time until the floor alone has earned one.
     pub retry_after: Duration,
 }
 
 impl Budget {
-    /// A bucket with a second's floor in it, as far as it holds that, so that the first failure after a start can be retried.
+    /// A bucket that holds one second's floor, at most its capacity, so that the first failure after a start can be retried.
     pub fn new(settings: &Settings, now: Timestamp) -> Self {
         let most = settings.capacity.max(1);
         Self { tokens_milli: u64::from(settings.floor_per_second.clamp(1, most)) * MILLI, at: now }
     }
 
     fn refill(&mut self, settings: &Settings, now: Timestamp) {
-        // Thousandths earned: microseconds times floor, divided by a thousand; what is below one stays as time.
+        // Thousandths of a retry: microseconds times floor, divided by a thousand. Less than one is not lost: `at` stays, so that the time counts
+        // in the next call.
         let earned =
             crate::clock::micros(now.since(self.at)).saturating_mul(u64::from(settings.floor_per_second)) / 1000;
         if earned > 0 {
@@ -64,10 +65,10 @@ impl Budget {
         self.add(settings, u64::from(settings.percent) * MILLI / 100);
     }
 
-    /// Pays for a retry.
+    /// Takes one retry from the budget.
     ///
     /// # Errors
-    /// [`Exhausted`] where less than one is saved up.
+    /// [`Exhausted`] if it holds less than one.
     pub fn withdraw(&mut self, settings: &Settings, now: Timestamp) -> Result<(), Exhausted> {
         self.refill(settings, now);
         if self.tokens_milli >= MILLI {
@@ -81,14 +82,14 @@ impl Budget {
         Err(Exhausted { retry_after })
     }
 
-    /// Retries that are affordable now, in thousandths.
+    /// The retries that the budget holds at `now`, in thousandths.
     pub fn saved(&self, settings: &Settings, now: Timestamp) -> u64 {
         let mut refilled = *self;
         refilled.refill(settings, now);
         refilled.tokens_milli
     }
 
-    /// Gives a retry back that was not made.
+    /// Returns a retry that was not made.
     pub fn refund(&mut self, settings: &Settings) {
         self.add(settings, MILLI);
     }

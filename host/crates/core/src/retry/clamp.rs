@@ -255,7 +255,7 @@ fn effective_class(class: Class, facts: &ClampInput) -> Class {
         return class;
     }
     if facts.granted {
-        // Neither a verification that came too early nor the result of another send settles an unknown send.
+        // Neither a verification that was sent too early nor the result of another send settles an unknown send.
         let settles_by_absence =
             facts.purpose == Purpose::Probe && matches!(class, Class::NotApplied | Class::Throttled | Class::Rejected);
         let early = settles_by_absence && !absence_counts(facts);

@@ -53,7 +53,7 @@ impl KeyAnswer {
         matches!(status, StatusCode::BAD_REQUEST | StatusCode::CONFLICT)
     }
 
-    /// Reads an answer. `body` is its beginning; more than [`BODY_BYTES`] are not looked at.
+    /// Reads an answer. `body` is its beginning; bytes beyond [`BODY_BYTES`] are not searched.
     ///
     /// ```
     /// # use triage_core::retry::upstream_key::KeyAnswer;

@@ -48,6 +48,6 @@ fn a_result_that_is_none_is_refused() {
         let error = compiled_by(script, 1 << 30).unwrap_err();
         assert!(matches!(error, CompileError::Died(_)), "{script}: {error}");
     }
-    let told = compiled_by("printf '\\001it is no component'", 1 << 30).unwrap();
-    assert_eq!(told.unwrap_err(), "it is no component");
+    let reply = compiled_by("printf '\\001it is no component'", 1 << 30).unwrap();
+    assert_eq!(reply.unwrap_err(), "it is no component");
 }

@@ -240,7 +240,7 @@ impl RequestContext {
         if is_request {
             match arrival {
                 AttemptResult::Failure(Failure { sent: false, .. }) => {}
-                // The body may have been sent until the response came.
+                // The body may have been sent until the response arrived.
                 _ => {
                     progress.last_sent = Some(Instant::now());
                     progress.key_sends.sent(began);

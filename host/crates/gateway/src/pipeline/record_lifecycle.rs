@@ -243,7 +243,7 @@ fn result(begun: &Result<BeginOutcome, RecordError>) -> KeyResult {
 
 pub(super) fn problem(error: RecordError) -> Problem {
     match error {
-        RecordError::Full { .. } | RecordError::NoRoom { .. } => Problem::KeysFull,
+        RecordError::Full { .. } | RecordError::NoCapacity { .. } => Problem::KeysFull,
         RecordError::Lost | RecordError::Unavailable { .. } => Problem::StoreUnavailable,
     }
 }

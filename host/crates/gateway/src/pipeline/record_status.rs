@@ -1,4 +1,4 @@
-//! `GET /.triage/records/ID` on the data listener: the status of a request whose caller was told that its effect is unknown.
+//! `GET /.triage/records/ID` on the data listener: the status of a request whose caller got `effect-unknown`.
 //!
 //! The path `/.triage/` is reserved: requests below it are never forwarded, even if callers may not read records. An id names a record and
 //! proves that its holder belongs to the record's tenant. Any other id, or another tenant, gets the same 404.

@@ -145,7 +145,7 @@ impl RequestContext {
         guard: &mut MaybeGuard,
     ) -> Result<NextAction, Problem> {
         progress.verifications += 1;
-        let span = tracing::debug_span!("look", look = progress.verifications);
+        let span = tracing::debug_span!("verification", number = progress.verifications);
         let attempted = self.attempt(AttemptTarget::Verification(probe), progress, guard).instrument(span).await;
         let arrival = match attempted {
             Ok(CompletedAttempt { arrival, permit, took, sent_at, .. }) => {

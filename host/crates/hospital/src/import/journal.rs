@@ -150,7 +150,7 @@ pub fn read(bytes: &[u8]) -> Result<(Past, usize), JournalError> {
             Err(_) => return Err(JournalError::Unreadable(number)),
         }
     }
-    // The file is only an incomplete first line. It may be removed only if it looks like a journal's.
+    // The file is only an incomplete first line. It may be removed only if it begins like a journal.
     let ours = br#"{"import":{"#;
     let looks_ours = bytes.iter().zip(ours).all(|(a, b)| a == b);
     if past.head.is_none() && !looks_ours { Err(JournalError::Foreign) } else { Ok((past, whole)) }
@@ -185,15 +185,15 @@ impl Past {
                 }
             }
             Entry::Sending { what, key } => {
-                let standing = self.subjects.entry(what).or_insert(SubjectStatus { key, result: None });
-                let settled = matches!(standing.result, Some(Recorded::Applied(_) | Recorded::Rejected));
-                if standing.key != key || settled {
+                let subject = self.subjects.entry(what).or_insert(SubjectStatus { key, result: None });
+                let settled = matches!(subject.result, Some(Recorded::Applied(_) | Recorded::Rejected));
+                if subject.key != key || settled {
                     return contradiction;
                 }
-                standing.result = None;
+                subject.result = None;
             }
             Entry::Result { what, is } => match self.subjects.get_mut(&what) {
-                Some(standing) if standing.result.is_none() => standing.result = Some(is),
+                Some(subject) if subject.result.is_none() => subject.result = Some(is),
                 _ => return contradiction,
             },
         }

@@ -120,17 +120,17 @@ impl Work {
     /// Sends all unsettled rows, as many at once as allowed.
     pub(super) async fn run(self, report: &mut impl Report) -> Result<Summary, ImportError> {
         let begun = Instant::now();
-        let mut standing = RunStatus::new(self.rows.len(), self.batches.len());
+        let mut status = RunStatus::new(self.rows.len(), self.batches.len());
         let mut queue = VecDeque::new();
         for (at, row) in self.rows.iter().enumerate() {
             match self.past.start(Subject::Line(row.line)) {
-                Start::Settled(recorded) => standing.rows[at] = Some(earlier(recorded)),
+                Start::Settled(recorded) => status.rows[at] = Some(earlier(recorded)),
                 start => queue.push_back(self.create(at, row, start)),
             }
         }
         report.begin(self.rows.len(), self.batches.len(), self.rows.len() - queue.len());
         for batch in 0..self.batches.len() {
-            queue.extend(self.activation(batch, &mut standing));
+            queue.extend(self.activation(batch, &mut status));
         }
         if !queue.is_empty() {
             self.find_host().await?;
@@ -150,13 +150,13 @@ impl Work {
                 }
                 Some(settled) = under_way.next() => {
                     let (what, outcome) = settled?;
-                    queue.extend(self.settled(what, outcome, &mut standing, report));
+                    queue.extend(self.settled(what, outcome, &mut status, report));
                 }
                 else => break,
             }
         }
         drop(under_way);
-        Ok(self.summary(standing, begun.elapsed()))
+        Ok(self.summary(status, begun.elapsed()))
     }
 
     /// Stores and reports an outcome. Returns the activation that it makes possible.
@@ -164,20 +164,20 @@ impl Work {
         &self,
         what: Subject,
         outcome: RequestOutcome,
-        standing: &mut RunStatus,
+        status: &mut RunStatus,
         report: &mut impl Report,
     ) -> Option<Job> {
         match what {
             Subject::Line(line) => {
                 report.row(line, &outcome);
                 let at = self.rows.binary_search_by_key(&line, |row| row.line).ok()?;
-                standing.rows[at] = Some(outcome);
-                self.activation(at / self.batch_size, standing)
+                status.rows[at] = Some(outcome);
+                self.activation(at / self.batch_size, status)
             }
             Subject::Activation(number) => {
                 let activation = Activation::from(outcome);
                 report.batch(number, &activation);
-                standing.batches[number as usize] = Some(activation);
+                status.batches[number as usize] = Some(activation);
                 None
             }
         }
@@ -253,10 +253,10 @@ impl Work {
         self.job(Subject::Line(row.line), start, Method::POST, "/hospitals/".to_owned(), body, "id")
     }
 
-    /// The activation of a batch, if it is requested, possible and not settled. Otherwise `standing` gets the reason.
-    fn activation(&self, batch: usize, standing: &mut RunStatus) -> Option<Job> {
-        let of_batch = standing.rows.chunks(self.batch_size).nth(batch).unwrap_or_default();
-        if !self.activate || standing.batches[batch].is_some() || of_batch.iter().any(Option::is_none) {
+    /// The activation of a batch, if it is requested, possible and not settled. Otherwise `status` gets the reason.
+    fn activation(&self, batch: usize, status: &mut RunStatus) -> Option<Job> {
+        let of_batch = status.rows.chunks(self.batch_size).nth(batch).unwrap_or_default();
+        if !self.activate || status.batches[batch].is_some() || of_batch.iter().any(Option::is_none) {
             return None;
         }
         let open = of_batch
@@ -266,7 +266,7 @@ impl Work {
             .count();
         let made = of_batch.iter().flatten().any(|is| matches!(is, RequestOutcome::Applied(_)));
         let what = Subject::Activation(batch as u32);
-        standing.batches[batch] = match self.past.start(what) {
+        status.batches[batch] = match self.past.start(what) {
             Start::Settled(recorded) => Some(Activation::from(earlier(recorded))),
             _ if open > 0 => Some(Activation::Withheld(open)),
             _ if !made => Some(Activation::Empty),
@@ -286,12 +286,12 @@ impl Work {
         Job { what, key, maybe_sent, method, path, body, number }
     }
 
-    fn summary(self, standing: RunStatus, elapsed: Duration) -> Summary {
-        let rows = self.rows.iter().zip(standing.rows).map(|(row, outcome)| RowReport {
+    fn summary(self, status: RunStatus, elapsed: Duration) -> Summary {
+        let rows = self.rows.iter().zip(status.rows).map(|(row, outcome)| RowReport {
             line: row.line,
             outcome: outcome.unwrap_or_else(|| RequestOutcome::NotSent("not reached".to_owned())),
         });
-        let activations = if self.activate { standing.batches.into_iter().flatten().collect() } else { Vec::new() };
+        let activations = if self.activate { status.batches.into_iter().flatten().collect() } else { Vec::new() };
         Summary { rows: rows.collect(), batches: self.batches.len(), activations, elapsed }
     }
 }

@@ -39,7 +39,7 @@ async fn an_ipv6_network_is_one_peer() {
     assert!(peers.connect(address(1)).is_none(), "the same address in another notation");
 }
 
-/// Reset streams free their place in the protocol, not in these counts.
+/// Reset streams free their stream in the protocol, not in these counts.
 #[tokio::test(start_paused = true)]
 async fn a_write_counts_until_its_work_ends() {
     let peers = Peers::new(LIMITS);

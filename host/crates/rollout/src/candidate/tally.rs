@@ -216,10 +216,10 @@ mod tests {
     #[test]
     fn differences_are_told_ever_more_rarely() {
         let mut tally = Tally::default();
-        let told = (1..=100).filter(|_| {
+        let reported = (1..=100).filter(|_| {
             matches!(tally.note(Comparison::Different(difference(503)), false, NOW), Some(Milestone::Differed { .. }))
         });
-        assert_eq!(told.collect::<Vec<u32>>(), [1, 2, 4, 8, 16, 32, 64]);
+        assert_eq!(reported.collect::<Vec<u32>>(), [1, 2, 4, 8, 16, 32, 64]);
     }
 
     #[test]

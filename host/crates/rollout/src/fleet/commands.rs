@@ -20,7 +20,7 @@ pub enum NotAnnounced {
     /// Shared state cannot be reached.
     #[error("shared state cannot be reached now, and announcements need it: announce again when it answers")]
     Away(#[source] LinkError),
-    /// The command was sent, but no reply came.
+    /// The command was sent, but no reply arrived.
     #[error("shared state did not confirm the announcement; run `triage policy list` before you announce again")]
     Unsure(#[source] LinkError),
     /// Shared state has lost its list of live hosts.
@@ -51,7 +51,7 @@ pub enum NotRolledBack {
     /// Shared state cannot be reached.
     #[error("shared state cannot be reached now, and rollbacks need it: retry when it answers")]
     Away(#[source] LinkError),
-    /// The command was sent, but no reply came.
+    /// The command was sent, but no reply arrived.
     #[error("shared state did not confirm the rollback; run `triage policy list` before you retry")]
     Unsure(#[source] LinkError),
     /// The named component neither serves nor is proposed.
@@ -132,7 +132,7 @@ impl Follower {
             if error.may_be_done() { NotAnnounced::Unsure(error) } else { NotAnnounced::Away(error) }
         })?;
         match reply.outcome {
-            MessageOutcome::Serving => Err(NotAnnounced::Serving(reply.view.standing.generation)),
+            MessageOutcome::Serving => Err(NotAnnounced::Serving(reply.view.state.generation)),
             MessageOutcome::Quarantined => Err(NotAnnounced::Quarantined),
             MessageOutcome::Busy => Err(NotAnnounced::Busy),
             MessageOutcome::Gathering => Err(NotAnnounced::Gathering),

@@ -81,7 +81,7 @@ pub struct Report {
     /// This host's name.
     pub host: String,
     /// The fleet's state as this host knows it.
-    pub standing: FleetState,
+    pub state: FleetState,
     /// The last status read from shared state.
     pub view: FleetStatus,
     /// Whether `view` is still current.
@@ -332,7 +332,7 @@ impl Follower {
         let (view, is_current) = planner.view(self.clock.now());
         Report {
             host: planner.host.clone(),
-            standing: planner.known().clone(),
+            state: planner.known().clone(),
             view,
             is_current,
             behind: planner.behind(artifact),

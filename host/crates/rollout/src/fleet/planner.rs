@@ -56,8 +56,8 @@ pub(super) struct Planner {
 /// A generation: its line, its number and its policy, since invalid data may hold another policy under the same number.
 type Position = (u64, u64, PolicyRef);
 
-fn position(standing: &FleetState) -> Position {
-    (standing.line, standing.generation, standing.chosen)
+fn position(state: &FleetState) -> Position {
+    (state.line, state.generation, state.chosen)
 }
 
 /// A component that was not staged.
@@ -161,8 +161,8 @@ impl Planner {
         let MessageReply { outcome, flawed, view } = reply;
         // Replies may overtake each other. An older generation of the same line is an old reply, because the script restores what hosts
         // know.
-        let is_lines = view.standing.line == self.known.line || view.standing.generation == 0;
-        if is_lines && view.standing.generation < self.known.generation {
+        let is_lines = view.state.line == self.known.line || view.state.generation == 0;
+        if is_lines && view.state.generation < self.known.generation {
             return Vec::new();
         }
         let mut notices = Vec::new();
@@ -195,12 +195,12 @@ impl Planner {
             self.others.insert(host.name.clone(), now.before(host.silent));
         }
         self.others.retain(|_, at| now.since(*at) <= MAX_STATUS_AGE);
-        if position(&view.standing) != position(&self.known) {
-            self.pardoned = view.standing.why == Why::Promoted;
+        if position(&view.state) != position(&self.known) {
+            self.pardoned = view.state.why == Why::Promoted;
             self.fault = None;
             self.failed.clear();
         }
-        self.known = view.standing.clone();
+        self.known = view.state.clone();
         self.view = Some((view.clone(), now));
         notices
     }

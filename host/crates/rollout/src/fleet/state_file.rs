@@ -56,12 +56,12 @@ impl Memory {
     }
 
     /// Writes the state. A failure is only logged, since the fleet knows the state.
-    pub(super) fn keep(&self, standing: &FleetState) {
+    pub(super) fn keep(&self, state: &FleetState) {
         let Some((path, folder)) = self.0.as_ref().and_then(|path| Some((path, path.parent()?))) else { return };
         let keep = || {
             own_folder(folder)?;
             let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            file.write_all(standing.words().join("\n").as_bytes())?;
+            file.write_all(state.words().join("\n").as_bytes())?;
             file.persist(path).map_err(io::Error::from)?;
             Ok::<_, MemoryError>(())
         };
@@ -87,7 +87,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let memory = |fleet| Memory::of(Some(folder.path().join("a/b")), fleet);
         assert_eq!(memory("x").load(), FleetState::default());
-        let standing = FleetState {
+        let state = FleetState {
             line: 3,
             generation: 7,
             chosen: PolicyRef::Artifact(Digest::of(b"a")),
@@ -96,8 +96,8 @@ mod tests {
             by: "host-1".to_owned(),
             quarantined: vec![Digest::of(b"b"), Digest::of(b"c")],
         };
-        memory("x").keep(&standing);
-        assert_eq!(memory("x").load(), standing);
+        memory("x").keep(&state);
+        assert_eq!(memory("x").load(), state);
         assert_eq!(memory("y").load(), FleetState::default(), "another fleet's");
         let path = memory("x").0.unwrap();
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else is left there");
@@ -106,7 +106,7 @@ mod tests {
             fs::write(&path, text.replace("{}", line)).unwrap();
             assert_eq!(memory("x").load(), FleetState::default(), "{text:?}");
         }
-        Memory::of(None, "x").keep(&standing);
+        Memory::of(None, "x").keep(&state);
     }
 
     /// Another user must be able neither to choose a policy nor to block a start.
@@ -115,14 +115,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let own = folder.path().join("own");
         let memory = || Memory::of(Some(own.clone()), "x");
-        let standing = FleetState { generation: 7, ..FleetState::default() };
+        let state = FleetState { generation: 7, ..FleetState::default() };
         let path = memory().0.unwrap();
         let open = |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-        memory().keep(&standing);
+        memory().keep(&state);
         open(&own, 0o777);
         assert_eq!(memory().load(), FleetState::default(), "an open folder");
         open(&own, 0o700);
-        assert_eq!(memory().load(), standing);
+        assert_eq!(memory().load(), state);
         open(&path, 0o666);
         assert_eq!(memory().load(), FleetState::default(), "an open file");
         open(&path, 0o600);
@@ -146,7 +146,7 @@ mod tests {
         text.push_str(&" ".repeat(8 << 10));
         fs::write(&path, text).unwrap();
         assert_eq!(memory().load(), FleetState::default(), "a file with more than is read");
-        memory().keep(&standing);
-        assert_eq!(memory().load(), standing, "and it is kept again");
+        memory().keep(&state);
+        assert_eq!(memory().load(), state, "and it is kept again");
     }
 }

@@ -84,12 +84,12 @@ impl RedisGate {
             let saved_up = known.take_saved_up();
             self.arguments(&known, self.clock.now(), scripts::acquire(ask, &wait, &saved_up, places))
         };
-        let (standing, Go { wait, taken, lease, leased }) = self.asked(ask, keys, arguments, since).await?;
+        let (shared, Go { wait, taken, lease, leased }) = self.asked(ask, keys, arguments, since).await?;
         let mut known = self.known.lock();
         known.leased.add(leased, self.clock.now());
         let has_breaker = known.settings.breaker.is_some() && ask != AttemptKind::Probe;
         drop(known);
-        let ticket = has_breaker.then_some(ProbeTicket { epoch: standing.epoch, lease });
+        let ticket = has_breaker.then_some(ProbeTicket { epoch: shared.epoch, lease });
         Ok(self.unclaimed_grant(Shared::new(wait, ask, taken, ticket)))
     }
 
@@ -109,15 +109,15 @@ impl RedisGate {
         let answer = self.link.run_or_late(&scripts::ACQUIRE, keys, arguments, since, late).await;
         let outcome = metrics::outcome(answer.as_ref().map(|_| ()));
         let read = answer.ok().and_then(|answer| self.read(&scripts::ACQUIRE, &answer, scripts::acquired));
-        let (standing, acquired) = read.ok_or(Missed::Unanswered { outcome })?;
+        let (shared, acquired) = read.ok_or(Missed::Unanswered { outcome })?;
         Err(Missed::Refused(match acquired {
-            Acquired::Go(go) => return Ok((standing, go)),
+            Acquired::Go(go) => return Ok((shared, go)),
             Acquired::Limited { which, wait } => {
                 let quota = which.and_then(|which| self.known.lock().settings.limits.get(which).copied());
                 Refusal::RateLimited { quota, retry_after: wait }
             }
             Acquired::Budget { wait } => Refusal::BudgetExhausted { retry_after: wait },
-            Acquired::Open { wait } => opened(standing.state, wait),
+            Acquired::Open { wait } => opened(shared.state, wait),
         }))
     }
 
@@ -180,15 +180,15 @@ impl RedisGate {
             Ok(answer) => self.read(&scripts::RECHECK, answer, scripts::recheck_reply),
             Err(_) => None,
         };
-        let answered = answered.map(|(standing, (decision, again))| {
+        let answered = answered.map(|(shared, (decision, again))| {
             if again.is_some() {
                 (grant.taken, grant.sent) = (again, false);
             }
-            (standing, decision)
+            (shared, decision)
         });
         match answered {
-            Some((standing, RecheckDecision::Send { lease })) => {
-                grant.ticket = grant.ticket.is_some().then_some(ProbeTicket { epoch: standing.epoch, lease });
+            Some((shared, RecheckDecision::Send { lease })) => {
+                grant.ticket = grant.ticket.is_some().then_some(ProbeTicket { epoch: shared.epoch, lease });
                 grant.sent = true;
                 Recheck::Send
             }
@@ -197,9 +197,9 @@ impl RedisGate {
                 grant.wait = wait;
                 Recheck::Wait(wait)
             }
-            Some((standing, RecheckDecision::Open { wait })) => {
+            Some((shared, RecheckDecision::Open { wait })) => {
                 grant.ticket = None;
-                Recheck::Refused(opened(standing.state, wait))
+                Recheck::Refused(opened(shared.state, wait))
             }
             // The limits are reserved, so this host's copy of the breaker decides. A probe needs its lease: without one it would exceed the
             // allowed number.

@@ -176,7 +176,7 @@ impl RedisGate {
             one.reply(Ok(self.unclaimed_grant(shared)));
         }
         let Some(((keys, arguments), intervals)) = step else { return };
-        let (standing, Go { wait, taken, lease, leased }) =
+        let (shared, Go { wait, taken, lease, leased }) =
             match self.asked(AttemptKind::First, keys, arguments, Instant::now()).await {
                 Ok(granted) => granted,
                 Err(missed) => return miss(asking, missed),
@@ -194,7 +194,7 @@ impl RedisGate {
         };
         let places = |numbers: RangeInclusive<u32>| {
             let (wait, lease) = if *numbers.start() == 0 { (wait, lease) } else { (Duration::ZERO, None) };
-            let ticket = has_breaker.then(|| ProbeTicket { epoch: standing.epoch.clone(), lease });
+            let ticket = has_breaker.then(|| ProbeTicket { epoch: shared.epoch.clone(), lease });
             self.unclaimed_grant(Shared::new(wait, AttemptKind::First, taken.range(numbers, &intervals), ticket))
         };
         for (number, one) in (0..=beside).zip(asking) {

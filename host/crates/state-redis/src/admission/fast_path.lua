@@ -19,9 +19,9 @@ if #KEYS == 3 and ARGV[own] == 'first' and ARGV[6] == '0' and ARGV[own + 7] == '
   local passes = gate[1] == '0' and distinct and not older and now >= (tonumber(gate[4]) or now) - 1000000 and now >= (tonumber(gate[5]) or 0)
   local places = tonumber(ARGV[own + 6])
   for i = 1, limits do
-    local room = now + ARGV[23 + 2 * i] - math.max(tonumber(gate[9 + i]) or 0, now)
-    passes = passes and room >= 0
-    places = math.max(0, math.min(places, (room - math.fmod(room, ARGV[22 + 2 * i])) / ARGV[22 + 2 * i]))
+    local headroom = now + ARGV[23 + 2 * i] - math.max(tonumber(gate[9 + i]) or 0, now)
+    passes = passes and headroom >= 0
+    places = math.max(0, math.min(places, (headroom - math.fmod(headroom, ARGV[22 + 2 * i])) / ARGV[22 + 2 * i]))
   end
   local saved_up = tonumber(ARGV[own + 4])
   if gate[2] ~= ARGV[own + 2] or gate[3] ~= ARGV[own + 3] then saved_up = 0 end

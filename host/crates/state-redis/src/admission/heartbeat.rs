@@ -57,9 +57,9 @@ impl RedisGates {
 
     fn receive(&self, message: &str) {
         let find = |name: &str| self.groups.lock().get(name).cloned();
-        if let Some((name, standing)) = SharedBreakerState::parse(message) {
+        if let Some((name, shared)) = SharedBreakerState::parse(message) {
             if let Some(gate) = find(name) {
-                gate.observe(standing, false);
+                gate.observe(shared, false);
             }
         } else if let Some((name, pause)) = shared_breaker::parse_pause(message)
             && let Some(gate) = find(name)

@@ -63,7 +63,7 @@ local function arrivals()
 end
 local function limit(index) return tonumber(ARGV[22 + 2 * index]), tonumber(ARGV[23 + 2 * index]) end
 
-local function standing()
+local function breaker_state()
   local left = '0'
   if gate.st == '1' or gate.st == '3' then left = text(math.max(0, number('un') - now)) end
   return gate.er, gate.ec, gate.st, left, gate.wy or ''
@@ -79,12 +79,12 @@ local function done(...)
     put('at', now)
     redis.call('HSET', KEYS[1], unpack(changed))
   end
-  local random, counter, state, left, why = standing()
+  local random, counter, state, left, why = breaker_state()
   return {random, counter, state, left, why, ...}
 end
 
 local function publish()
-  local random, counter, state, left, why = standing()
+  local random, counter, state, left, why = breaker_state()
   local words = {'breaker', random, counter, state, left, why ~= '' and why or '-', ARGV[3]}
   redis.call('PUBLISH', ARGV[2], table.concat(words, ' '))
 end

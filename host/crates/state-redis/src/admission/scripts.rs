@@ -315,7 +315,7 @@ fn lease(number: i64) -> Option<u64> {
 }
 
 /// Splits a reply into the breaker's state, which every script returns first, and the script's own values.
-pub(super) fn standing(answer: &Value) -> Option<(SharedBreakerState, &[Value])> {
+pub(super) fn split_reply(answer: &Value) -> Option<(SharedBreakerState, &[Value])> {
     let (head, own) = reply::list(answer)?.split_at_checked(5)?;
     let [random, counter, state, left, why] = head else { return None };
     let epoch = Epoch { random: reply::text(random)?.to_owned(), counter: reply::count(counter)? };

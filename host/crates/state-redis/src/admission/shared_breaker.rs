@@ -185,7 +185,7 @@ impl Fleet {
     pub(super) fn seen(&self, now: Timestamp) -> Option<SharedBreakerStatus> {
         let (known, at) = self.known.as_ref()?;
         let still = |left: Duration| Some(at.after(left).since(now)).filter(|left| !left.is_zero());
-        let (standing, forced, why, remaining) = match known.state {
+        let (state, forced, why, remaining) = match known.state {
             State::Closed => (breaker::BreakerState::Closed, false, None, None),
             State::HalfOpen { why } => (breaker::BreakerState::HalfOpen, false, Some(why), None),
             State::Held { left } => (breaker::BreakerState::Closed, still(left).is_some(), None, still(left)),
@@ -194,14 +194,14 @@ impl Fleet {
                 None => (breaker::BreakerState::HalfOpen, false, Some(why), None),
             },
         };
-        Some(SharedBreakerStatus { standing, forced, why, remaining, epoch: known.epoch.counter })
+        Some(SharedBreakerStatus { state, forced, why, remaining, epoch: known.epoch.counter })
     }
 }
 
 /// Status of the shared breaker: see [`breaker::BreakerStatus`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SharedBreakerStatus {
-    pub(super) standing: breaker::BreakerState,
+    pub(super) state: breaker::BreakerState,
     pub(super) forced: bool,
     pub(super) why: Option<Trip>,
     pub(super) remaining: Option<Duration>,
@@ -211,7 +211,7 @@ pub(super) struct SharedBreakerStatus {
 impl SharedBreakerStatus {
     /// The status of a group without a breaker.
     pub(super) const NONE: Self =
-        Self { standing: breaker::BreakerState::Closed, forced: false, why: None, remaining: None, epoch: 0 };
+        Self { state: breaker::BreakerState::Closed, forced: false, why: None, remaining: None, epoch: 0 };
 }
 
 #[cfg(test)]
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(
             fleet.observe(observed("a", 3, State::Closed), NOW, true).unwrap().transition,
             None,
-            "the first look"
+            "the first observation"
         );
         assert!(fleet.observe(observed("a", 2, open(9)), NOW, true).is_none(), "an older epoch");
         assert!(fleet.observe(observed("b", 9, open(9)), NOW, false).is_none(), "a message from before a loss");
@@ -261,9 +261,9 @@ mod tests {
 
     #[test]
     fn a_message_is_read_and_nonsense_is_none() {
-        let (group, standing) = SharedBreakerState::parse("breaker 77 3 1 5000000 f60 api/list them").unwrap();
+        let (group, shared) = SharedBreakerState::parse("breaker 77 3 1 5000000 f60 api/list them").unwrap();
         assert_eq!(group, "api/list them");
-        assert_eq!(standing.state, State::Open { left: Duration::from_secs(5), why: Trip::FailureRate(60) });
+        assert_eq!(shared.state, State::Open { left: Duration::from_secs(5), why: Trip::FailureRate(60) });
         for nonsense in
             ["", "breaker", "breaker 1 x 1 5 c5 g", "breaker 1 1 9 5 c5 g", "breaker 1 1 1 5 é g", "pause 5 g"]
         {

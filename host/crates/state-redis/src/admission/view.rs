@@ -21,7 +21,7 @@ impl RedisGate {
         }
         let since = |time: Duration| time.saturating_sub(now.since(*at));
         let of_fleet = breaker::BreakerStatus {
-            standing: seen.standing,
+            state: seen.state,
             why: seen.why,
             forced: seen.forced,
             remaining: seen.remaining,
@@ -32,14 +32,14 @@ impl RedisGate {
             probes: heartbeat.probes,
             epoch: seen.epoch,
         };
-        let passes = seen.standing == breaker::BreakerState::Closed && !seen.forced;
-        let own = alone.breaker.filter(|own| passes && own.standing != breaker::BreakerState::Closed);
+        let passes = seen.state == breaker::BreakerState::Closed && !seen.forced;
+        let own = alone.breaker.filter(|own| passes && own.state != breaker::BreakerState::Closed);
         let limits = known.settings.limits.iter().zip(&heartbeat.ahead);
         GroupStatus {
             group: self.name.clone(),
             breaker: (!breakerless).then(|| own.unwrap_or(of_fleet)),
             limits: limits
-                .map(|(quota, ahead)| LimitView { quota: *quota, taken: quota.places(since(*ahead)) })
+                .map(|(quota, ahead)| LimitView { quota: *quota, taken: quota.requests_ahead(since(*ahead)) })
                 .collect(),
             pace: None,
             budget: heartbeat.budget,

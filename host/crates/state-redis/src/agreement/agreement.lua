@@ -25,7 +25,7 @@ local host = ARGV[4]
 local function text(number) return string.format('%.0f', number) end
 
 -- Other programs may have written anything to these keys: invalid values are discarded, and the hosts' copies are written back.
-local flawed, dirty, told = '0', false, false
+local flawed, dirty, notify = '0', false, false
 local function is_hex(word, digits) return #word == digits and not string.find(word, '[^0-9a-f]') end
 local function is_count(word)
   return #word <= 13 and string.find(word, '^%d+$') and text(tonumber(word)) == word and tonumber(word) <= GENERATIONS
@@ -75,7 +75,7 @@ local known = {ln = ARGV[7], ge = ARGV[8], ch = ARGV[9], be = ARGV[10], wy = ARG
 -- After a loss, a new line of generations may have begun: a host's copy of the old line must not overrule it.
 if tonumber(known.ge) > tonumber(s.ge) and (s.ge == '0' or known.ln == s.ln) then
   for field, value in pairs(known) do s[field] = value end
-  dirty, told = true, true
+  dirty, notify = true, true
 end
 if s.pi ~= '' and tonumber(s.pu) > now + STAGING_US then
   s.pu = text(now + STAGING_US)
@@ -106,7 +106,7 @@ hosts[host] = {now, ARGV[5], ARGV[6]}
 
 local function end_proposal()
   for _, field in ipairs({'pi', 'pd', 'pb', 'pp', 'pf', 'pu'}) do s[field] = '' end
-  dirty, told = true, true
+  dirty, notify = true, true
 end
 local function abort(by, step, reason)
   s.ai, s.ad, s.ab, s.as, s.ar = s.pi, s.pd, by, step, reason
@@ -115,7 +115,7 @@ end
 local function next_generation(why, by)
   s.ge = text(math.min(tonumber(s.ge) + 1, GENERATIONS))
   s.wy, s.by = why, by
-  dirty, told = true, true
+  dirty, notify = true, true
 end
 local function without(bad)
   local all = {}
@@ -136,7 +136,7 @@ if word == 'announce' then
   else
     s.pi, s.pd, s.pb, s.pp, s.pf, s.pu = id, digest, host, promoted, from, text(now + STAGING_US)
     hosts[host][3] = id
-    dirty, told = true, true
+    dirty, notify = true, true
   end
 elseif word == 'refuse' then
   if s.pi == ARGV[15] then abort(host, ARGV[16], ARGV[17]) else outcome = 'stale' end
@@ -188,7 +188,7 @@ if dirty then
 end
 redis.call('HSET', KEYS[2], host, text(now) .. ' ' .. hosts[host][2] .. ' ' .. hosts[host][3])
 redis.call('PEXPIRE', KEYS[2], 86400000)
-if told then redis.call('PUBLISH', ARGV[2], 'policy ' .. ARGV[3]) end
+if notify then redis.call('PUBLISH', ARGV[2], 'policy ' .. ARGV[3]) end
 
 local answer = {outcome, flawed, s.ln, s.ge, s.ch, s.be, s.wy, s.by, s.qu, s.pi, s.pd or '', s.pb or '', s.pp or ''}
 answer[14] = s.pi ~= '' and text(math.max(0, tonumber(s.pu) - now)) or ''

@@ -67,7 +67,7 @@ struct World {
     pure: Agreement,
     now: Timestamp,
     proposals: u64,
-    came: BTreeSet<String>,
+    outcomes: BTreeSet<String>,
 }
 
 impl World {
@@ -79,7 +79,7 @@ impl World {
             pure: Agreement::default(),
             now: Timestamp(START),
             proposals: 0,
-            came: BTreeSet::new(),
+            outcomes: BTreeSet::new(),
         }
     }
 
@@ -93,14 +93,14 @@ impl World {
 
     /// Number of published messages.
     fn published(&mut self) -> u64 {
-        let told: String = redis::cmd("INFO").arg("commandstats").query(&mut self.connection).unwrap();
-        let calls = told.lines().find_map(|line| line.strip_prefix("cmdstat_publish:calls="));
+        let reported: String = redis::cmd("INFO").arg("commandstats").query(&mut self.connection).unwrap();
+        let calls = reported.lines().find_map(|line| line.strip_prefix("cmdstat_publish:calls="));
         calls.and_then(|calls| calls.split(',').next()).map_or(0, |calls| calls.parse().unwrap())
     }
 
     /// The state of the model, as hosts read it.
     fn view(&self) -> FleetStatus {
-        let Agreement { standing, proposal, aborted, members } = &self.pure;
+        let Agreement { state, proposal, aborted, members } = &self.pure;
         let hosts = members.iter().map(|(name, member)| Host {
             name: name.clone(),
             silent: self.now.since(member.last_message_at),
@@ -114,7 +114,7 @@ impl World {
             promoted: own.promoted,
             left: own.until.since(self.now),
         });
-        FleetStatus { standing: standing.clone(), proposed, aborted: aborted.clone(), hosts: hosts.collect() }
+        FleetStatus { state: state.clone(), proposed, aborted: aborted.clone(), hosts: hosts.collect() }
     }
 
     fn play(&mut self, event: &Event) -> Result<(), TestCaseError> {
@@ -130,7 +130,7 @@ impl World {
                 let digest = |of: u8| Digest::of(&[of]);
                 let known = known.map_or_else(FleetState::default, |(line, generation)| FleetState {
                     // Of the fleet's line, or of another one.
-                    line: if line == 0 { self.pure.standing.line } else { 5 },
+                    line: if line == 0 { self.pure.state.line } else { 5 },
                     generation,
                     chosen: PolicyRef::Artifact(digest(generation as u8)),
                     before: (generation % 2 == 0).then_some(PolicyRef::Configured),
@@ -150,8 +150,8 @@ impl World {
                         Message::Refuse { id: id(*number), step: "load", reason: "it traps, \"so\" to say".to_owned() }
                     }
                     Said::RollBack(meant, fault) => Message::RollBack {
-                        generation: self.pure.standing.generation + u64::from(*meant == 6),
-                        chosen: if *meant == 7 { PolicyRef::Artifact(digest(66)) } else { self.pure.standing.chosen },
+                        generation: self.pure.state.generation + u64::from(*meant == 6),
+                        chosen: if *meant == 7 { PolicyRef::Artifact(digest(66)) } else { self.pure.state.chosen },
                         why: if *fault { Why::Fault } else { Why::Operator },
                     },
                 };
@@ -160,10 +160,10 @@ impl World {
                 let staged = staged.and_then(|number| if number % 2 == 0 { current } else { Some(id(number)) });
                 let host_status = HostStatus { host: format!("host-{host}"), generation: *generation, staged };
                 let (outcome, is_news) = self.pure.apply(&host_status, &known, &word, self.now);
-                self.came.insert(format!("{outcome:?}"));
+                self.outcomes.insert(format!("{outcome:?}"));
                 let published = self.published();
                 let heard = self.ask(&host_status, &known, &word);
-                prop_assert_eq!(self.published() - published, u64::from(is_news), "told after {:?}", event);
+                prop_assert_eq!(self.published() - published, u64::from(is_news), "published after {:?}", event);
                 prop_assert_eq!(heard, MessageReply { outcome, flawed: false, view: self.view() }, "after {:?}", event);
             }
         }
@@ -175,7 +175,7 @@ impl World {
 fn one_history_goes_alike_in_the_pure_transitions_and_in_redis() {
     let server = RedisServer::start();
     let mut runner = TestRunner::new(ProptestConfig { cases: 400, ..ProptestConfig::default() });
-    let (case, switched, came) = (Cell::new(0), Cell::new(0), RefCell::new(BTreeSet::new()));
+    let (case, switched, outcomes) = (Cell::new(0), Cell::new(0), RefCell::new(BTreeSet::new()));
     runner
         .run(&prop::collection::vec(event(), 1..80), |events| {
             case.set(case.get() + 1);
@@ -183,13 +183,13 @@ fn one_history_goes_alike_in_the_pure_transitions_and_in_redis() {
             for event in &events {
                 world.play(event)?;
             }
-            came.borrow_mut().append(&mut world.came);
-            switched.set(switched.get() + world.pure.standing.generation);
+            outcomes.borrow_mut().append(&mut world.outcomes);
+            switched.set(switched.get() + world.pure.state.generation);
             Ok(())
         })
         .unwrap();
     let all = ["Aborted", "Busy", "Done", "Gathering", "NoOther", "Quarantined", "Serving", "Stale"];
-    assert_eq!(came.into_inner().iter().collect::<Vec<_>>(), all);
+    assert_eq!(outcomes.into_inner().iter().collect::<Vec<_>>(), all);
     assert!(switched.get() > 400, "histories in which something happens: {}", switched.get());
 }
 
@@ -247,7 +247,7 @@ fn a_host_discards_invalid_fields_and_writes_its_copy_back() {
         let heard = world.ask(&own(), &known(), &Message::Heartbeat);
         let short: String = value.chars().take(40).collect();
         assert!(heard.flawed, "{field} {short}");
-        assert_eq!((heard.view.standing, heard.view.proposed), (known(), None), "{field} {short}");
+        assert_eq!((heard.view.state, heard.view.proposed), (known(), None), "{field} {short}");
         assert!(!world.ask(&own(), &known(), &Message::Heartbeat).flawed, "{field} {short}: it is mended");
     }
     // A proposal and an aborted one, each with one invalid word.
@@ -269,8 +269,8 @@ fn a_host_discards_invalid_fields_and_writes_its_copy_back() {
                 let heard = world.ask(&own(), &known(), &Message::Heartbeat);
                 let (field, short) = (fields[spoilt].0, String::from_utf8_lossy(&value[..value.len().min(20)]));
                 assert!(heard.flawed, "{field} {short}");
-                let FleetStatus { standing, proposed, aborted, .. } = heard.view;
-                assert_eq!((standing, proposed, aborted), (known(), None, None), "{field} {short}");
+                let FleetStatus { state, proposed, aborted, .. } = heard.view;
+                assert_eq!((state, proposed, aborted), (known(), None, None), "{field} {short}");
             }
         }
     }
@@ -281,8 +281,11 @@ fn a_host_discards_invalid_fields_and_writes_its_copy_back() {
         }
         redis::cmd("HSET").arg(&world.keys[0]).arg("ar").arg(reason).exec(&mut world.connection).unwrap();
         let heard = world.ask(&own(), &known(), &Message::Heartbeat);
-        let told = heard.view.aborted.unwrap().reason;
-        assert!(!heard.flawed && told.starts_with(expected) && told.chars().count() <= MAX_REASON_CHARS, "{told}");
+        let reported = heard.view.aborted.unwrap().reason;
+        assert!(
+            !heard.flawed && reported.starts_with(expected) && reported.chars().count() <= MAX_REASON_CHARS,
+            "{reported}"
+        );
     }
     for value in ["", "1 2", "-1 5 ", "1 -5 ", "99999999999999999999 5 ", &huge] {
         redis::cmd("HSET").arg(&world.keys[1]).arg("other").arg(value).exec(&mut world.connection).unwrap();
@@ -293,7 +296,7 @@ fn a_host_discards_invalid_fields_and_writes_its_copy_back() {
         redis::cmd("SET").arg(&world.keys[key]).arg("a string").exec(&mut world.connection).unwrap();
         let heard = world.ask(&own(), &known(), &Message::Heartbeat);
         assert!(heard.flawed, "{key}");
-        assert_eq!(heard.view.standing, known());
+        assert_eq!(heard.view.state, known());
     }
 }
 
@@ -307,13 +310,13 @@ fn an_absurd_generation_can_still_be_followed_by_another_policy() {
     let announce = announce(1, b"next");
     let heard = world.ask(&own(), &last, &announce);
     assert_eq!((heard.outcome, heard.flawed), (MessageOutcome::Done, false));
-    let standing = heard.view.standing;
-    assert_eq!((standing.generation, standing.chosen), (MAX_GENERATION, PolicyRef::Artifact(Digest::of(b"next"))));
+    let state = heard.view.state;
+    assert_eq!((state.generation, state.chosen), (MAX_GENERATION, PolicyRef::Artifact(Digest::of(b"next"))));
     let back = |chosen| Message::RollBack { generation: MAX_GENERATION, chosen, why: Why::Operator };
-    let stale = world.ask(&own(), &standing, &back(last.chosen));
+    let stale = world.ask(&own(), &state, &back(last.chosen));
     assert_eq!(stale.outcome, MessageOutcome::Stale, "of one generation's number, but of another policy");
-    let heard = world.ask(&own(), &standing, &back(standing.chosen));
-    assert_eq!((heard.outcome, heard.view.standing.chosen), (MessageOutcome::Done, last.chosen));
+    let heard = world.ask(&own(), &state, &back(state.chosen));
+    assert_eq!((heard.outcome, heard.view.state.chosen), (MessageOutcome::Done, last.chosen));
 }
 
 /// A foreign reply is an error, and no panic.
@@ -361,11 +364,11 @@ fn only_a_change_of_the_agreement_is_published() {
         said += usize::from(is_news);
         // Messages arrive in order, so all earlier ones precede this.
         let () = server.ask(&["PUBLISH", "t:events", "end"]);
-        let told = std::iter::from_fn(|| {
+        let reported = std::iter::from_fn(|| {
             let text: String = channel.get_message().unwrap().get_payload().unwrap();
             (text != "end").then_some(text)
         });
-        assert_eq!(told.collect::<Vec<_>>(), vec!["policy api"; usize::from(is_news)], "{word:?}");
+        assert_eq!(reported.collect::<Vec<_>>(), vec!["policy api"; usize::from(is_news)], "{word:?}");
     }
     assert_eq!(said, 5);
 }
@@ -385,6 +388,6 @@ async fn hosts_agree_on_a_cluster() {
         let host_status = HostStatus { host: "a".to_owned(), generation: 0, staged: None };
         let word = announce(1, b"x");
         let heard = agreement.send(&host_status, &FleetState::default(), &word).await.unwrap();
-        assert_eq!((heard.outcome, heard.view.standing.generation), (MessageOutcome::Done, 1), "{upstream}");
+        assert_eq!((heard.outcome, heard.view.state.generation), (MessageOutcome::Done, 1), "{upstream}");
     }
 }

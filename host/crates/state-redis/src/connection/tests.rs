@@ -203,10 +203,10 @@ async fn a_late_answer_is_handed_over_and_so_is_one_whose_caller_has_gone() {
     let proxy = Proxy::before(server.port());
     let link = opened(&Settings { timeout: Duration::from_millis(100), ..settings(&proxy.url()) });
     comes_up(&link).await;
-    let (told, mut late) = tokio::sync::mpsc::unbounded_channel();
+    let (reported, mut late) = tokio::sync::mpsc::unbounded_channel();
     let ask = |word: &str| {
-        let told = told.clone();
-        let hand = move |answer: Value| drop(told.send(reply::text(&answer).unwrap().to_owned()));
+        let reported = reported.clone();
+        let hand = move |answer: Value| drop(reported.send(reply::text(&answer).unwrap().to_owned()));
         link.run_or_late(&SLOW, vec![link.keys().single("a", "a")], vec![word.to_owned()], Instant::now(), hand)
     };
     ask("in time").await.unwrap();
@@ -217,7 +217,7 @@ async fn a_late_answer_is_handed_over_and_so_is_one_whose_caller_has_gone() {
     assert!(gone.as_mut().now_or_never().is_none());
     drop(gone);
     assert_eq!(late.recv().await.unwrap(), "gone");
-    assert!(late.try_recv().is_err(), "what came in time has its owner");
+    assert!(late.try_recv().is_err(), "a reply in time goes to its caller");
 }
 
 #[tokio::test]
@@ -340,7 +340,7 @@ async fn a_step_is_a_span_with_its_outcome_and_nothing_else() {
         log.with_span_events(closes).with_writer(move || written.clone()).finish()
     };
     let _log = tracing::subscriber::set_default(log);
-    let told = |outcome: &str, way: &str| {
+    let reported = |outcome: &str, way: &str| {
         let text = String::from_utf8(std::mem::take(&mut *written.0.lock())).unwrap();
         let step = format!("request:state{{step=\"echo\" outcome=\"{outcome}\"}}");
         assert!(text.contains(&step), "{way}: {text}");
@@ -348,13 +348,13 @@ async fn a_step_is_a_span_with_its_outcome_and_nothing_else() {
     };
     let request = || tracing::debug_span!("request");
     echo(&link, "s3cret").instrument(request()).await.unwrap();
-    told("answered", "run");
+    reported("answered", "run");
     let key = vec![link.keys().single("echo", "s3cret")];
     let step = link.run_or_late(&ECHO, key, vec!["s3cret".to_owned()], Instant::now(), drop);
     step.instrument(request()).await.unwrap();
-    told("answered", "run_or_late");
+    reported("answered", "run_or_late");
     server.stop();
     echo(&link, "s3cret").instrument(request()).await.unwrap_err();
-    told("timed-out", "stopped");
+    reported("timed-out", "stopped");
     server.go_on();
 }

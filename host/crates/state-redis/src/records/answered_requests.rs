@@ -38,7 +38,7 @@ const MAX_CONCURRENT_CALLS: usize = 64;
 pub(super) struct Endings {
     waiting: Mutex<VecDeque<Ending>>,
     more: Arc<Notify>,
-    /// Whether the loss of one for lack of room was logged.
+    /// Whether the loss of one for lack of space was logged.
     dropped_reported: AtomicBool,
 }
 

@@ -1,4 +1,4 @@
--- Whether the part has room for one more record, after expired ones are removed if needed.
+-- Whether the part has space for one more record, after expired ones are removed if needed.
 local function has_room(cap)
   forget_expired()
   if redis.call('ZCARD', KEYS[2]) < cap then return true end

@@ -205,7 +205,7 @@ mod tests {
         assert!(!sealed.windows(7).any(|part| part == b"patient"), "it can be read");
         assert_eq!(sealer.open(id(1), &sealed).unwrap(), b"patient 7");
         assert_eq!(sealer.open(id(2), &sealed), Err(SealError::Broken), "moved to another record");
-        assert_ne!(sealer.seal(id(1), b"patient 7").unwrap(), sealed, "equal answers look alike");
+        assert_ne!(sealer.seal(id(1), b"patient 7").unwrap(), sealed, "equal answers have equal ciphertexts");
     }
 
     #[test]

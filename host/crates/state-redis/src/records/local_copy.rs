@@ -8,7 +8,7 @@ use crate::{
         record::{Lost, Record, RecordBegin, RecordRetention},
     },
     memory::records::{
-        capacity::Room,
+        capacity::Capacity,
         claims::Claims,
         shard::{Entry, RECORD_BYTES, Shard},
     },
@@ -28,41 +28,41 @@ pub(super) struct LocalCopy {
     records: Mutex<Kept>,
     claims: Mutex<Claims>,
     /// Counts the bytes of claims. Without a limit of its own: the number of claims is limited.
-    claims_room: Room,
+    claims_capacity: Capacity,
 }
 
 struct Kept {
     shard: Shard,
     /// Counts the bytes of records, for [`MAX_BYTES`].
-    room: Room,
+    capacity: Capacity,
 }
 
 impl Kept {
     fn put(&mut self, id: RecordId, record: Record) {
-        self.room.charge(None, RECORD_BYTES);
-        self.shard.put(id, Entry { record, tenant: None }, &self.room);
-        while (self.shard.len() > MAX_ENTRIES || self.room.taken() > MAX_BYTES)
-            && self.shard.remove_next(&self.room) > 0
+        self.capacity.charge(None, RECORD_BYTES);
+        self.shard.put(id, Entry { record, tenant: None }, &self.capacity);
+        while (self.shard.len() > MAX_ENTRIES || self.capacity.taken() > MAX_BYTES)
+            && self.shard.remove_next(&self.capacity) > 0
         {}
     }
 
     fn remove(&mut self, id: RecordId) {
-        self.shard.remove(id, &self.room);
+        self.shard.remove(id, &self.capacity);
     }
 }
 
 impl Kept {
     fn sweep(&mut self, now: Timestamp, limit: usize) {
-        let Self { shard, room } = self;
-        shard.sweep(now, limit, room);
+        let Self { shard, capacity } = self;
+        shard.sweep(now, limit, capacity);
     }
 }
 
 impl LocalCopy {
     pub(super) fn new(clock: Clock) -> Self {
-        let boundless = || Room::new(usize::MAX, usize::MAX);
-        let records = Mutex::new(Kept { shard: Shard::default(), room: boundless() });
-        Self { clock, records, claims: Mutex::new(Claims::new(MAX_ENTRIES)), claims_room: boundless() }
+        let boundless = || Capacity::new(usize::MAX, usize::MAX);
+        let records = Mutex::new(Kept { shard: Shard::default(), capacity: boundless() });
+        Self { clock, records, claims: Mutex::new(Claims::new(MAX_ENTRIES)), claims_capacity: boundless() }
     }
 
     /// Adds a record that this host began with a call sent at `asked`.
@@ -104,7 +104,7 @@ impl LocalCopy {
 
     pub(super) fn claimed(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) {
         // A claim that does not fit is in doubt after a loss.
-        let _ = self.claims.lock().claim(name, owner, keep, self.clock.now(), &self.claims_room);
+        let _ = self.claims.lock().claim(name, owner, keep, self.clock.now(), &self.claims_capacity);
     }
 
     pub(super) fn record(&self, id: RecordId) -> Option<Record> {
@@ -123,6 +123,6 @@ impl LocalCopy {
     pub(super) fn purge_expired(&self) {
         let now = self.clock.now();
         self.records.lock().sweep(now, usize::MAX);
-        self.claims.lock().sweep(now, usize::MAX, &self.claims_room);
+        self.claims.lock().sweep(now, usize::MAX, &self.claims_capacity);
     }
 }

@@ -88,7 +88,7 @@ local function forget_expired()
   end
 end
 
--- Whether the part has room for the request of this record.
+-- Whether the part has space for the request of this record.
 local function has_room_for_request()
   if redis.call('ZSCORE', KEYS[4], ARGV[1]) or redis.call('ZCARD', KEYS[4]) < max_kept_requests then return true end
   forget_expired()
@@ -110,7 +110,7 @@ local function drop_request(r)
   r.l = r.l and '-' .. string.sub(r.l, 2)
 end
 
--- Stores the holder's request, if given; only its names if the part has no room for more requests.
+-- Stores the holder's request, if given; only its names if the part has no space for more requests.
 local function intend(r, name, request)
   if name == '' then return end
   r.l = name

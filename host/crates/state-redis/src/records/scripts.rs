@@ -520,7 +520,7 @@ impl<'a> ScriptReply<'a> {
         self.rest.get(at).and_then(reply::text) == Some("1")
     }
 
-    /// Whether the record keeps only the names, because its part has no room for another request.
+    /// Whether the record keeps only the names, because its part has no space for another request.
     pub fn names_only(&self) -> bool {
         self.text(0) == Some("names-only")
     }

@@ -65,7 +65,7 @@ impl Inner {
 
     pub(super) async fn unsettled_one(&self, id: RecordId) -> Result<Option<Unsettled>, RecordError> {
         let value = self.run(&scripts::get(self.keys(), id, self.lost_ago())).await?;
-        let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("look"))?;
+        let answer = ScriptReply::of(&value).ok_or_else(|| nonsense("get"))?;
         Ok(answer.duration().map(|sent_ago| Unsettled {
             id,
             sent_ago,

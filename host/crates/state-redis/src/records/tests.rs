@@ -229,12 +229,12 @@ impl World {
         others.map(|(_, record)| record)
     }
 
-    /// Whether the part has room for the request of this record.
+    /// Whether the part has space for the request of this record.
     fn fits(&self, key: u16) -> bool {
         self.beside(key).filter(|record| record.due().is_some()).count() < self.max_kept_requests
     }
 
-    /// The request, or only its names without room.
+    /// The request, or only its names without space.
     fn fitting(&self, key: u16, intent: Intent) -> Arc<Intent> {
         Arc::new(if self.fits(key) { intent } else { intent.without_request() })
     }
@@ -287,7 +287,7 @@ impl World {
         let value = self.value(scripts::status(&self.keys.clone(), id(key), self.lost_ago()));
         let answer = ScriptReply::of(&value).unwrap();
         let micros = |duration: Duration| duration.as_micros().to_string().into_bytes();
-        let (word, told, is_sent) =
+        let (word, bytes, is_sent) =
             match self.records.get(&key).and_then(|record| record.status(&self.facts(key), self.now)) {
                 None => ("none", None, None),
                 Some(RecordStatus::Done(stored)) => ("done", Some(codec::encode(&stored)), None),
@@ -296,7 +296,7 @@ impl World {
                     ("under-way", Some(micros(for_now)), Some(if is_sent { "1" } else { "0" }))
                 }
             };
-        prop_assert_eq!((answer.word, answer.bytes().map(<[u8]>::to_vec), answer.text(1)), (word, told, is_sent));
+        prop_assert_eq!((answer.word, answer.bytes().map(<[u8]>::to_vec), answer.text(1)), (word, bytes, is_sent));
         Ok(())
     }
 
@@ -564,7 +564,7 @@ fn the_scripts_do_what_the_transitions_do_in_named_cases() {
     }
 }
 
-/// A write without room raises an event: unkeyed writes may use half of the records, and kept requests have a limit of their own.
+/// A write without space raises an event: unkeyed writes may use half of the records, and kept requests have a limit of their own.
 #[tokio::test]
 async fn a_write_without_room_in_the_server_raises_an_event() {
     let server = RedisServer::start();
@@ -592,7 +592,7 @@ async fn a_write_without_room_in_the_server_raises_an_event() {
     let text = events.after(0)[0].text.clone();
     assert!(text.contains("half of the 48 allowed") && text.contains("triage records list"), "{text}");
     let begun = records.begin(in_part(9), opening(9, 0)).await.unwrap();
-    assert!(matches!(begun.begin, RecordBegin::New), "a key found no room: {begun:?}");
+    assert!(matches!(begun.begin, RecordBegin::New), "a key found no space: {begun:?}");
     // Fill the part's kept requests.
     let due = format!("triage:{{idem-{:x}}}:due", scripts::part_of(in_part(9)));
     for number in 0..scripts::MAX_KEPT_REQUESTS {
@@ -708,7 +708,7 @@ async fn twins_of_two_hosts_go_one_after_the_other() {
     let first = one.lock_fingerprint(fingerprint).await.unwrap();
     let mut second = tokio::spawn(other.lock_fingerprint(fingerprint));
     let opened = one.begin(id(1), opening(2, 0).with_fingerprint_lock(true)).await.unwrap();
-    assert!(opened.fingerprint_lock.is_none(), "a turn that is taken came along");
+    assert!(opened.fingerprint_lock.is_none(), "the reply has a lock that another host holds");
     assert!((&mut second).now_or_never().is_none(), "two at once");
     assert!(first.holds());
     drop(first);

@@ -279,7 +279,7 @@ impl Entry {
         }
     }
 
-    /// Writes the record if the store has postponed that. False: the store has no room for it.
+    /// Writes the record if the store has postponed that. False: the store has no space for it.
     fn is_written_now(&self, state: &mut State) -> bool {
         let Some((opening, arrived_at)) = state.unwritten.take() else { return true };
         let tenant = state.charged_to.take().and_then(|tenant| tenant());

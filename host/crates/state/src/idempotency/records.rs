@@ -39,7 +39,7 @@ pub enum RecordError {
         "{what} use all memory but a reserve of {max_bytes} bytes, or the share of their tenant; try again later or \
          raise the limit"
     )]
-    NoRoom {
+    NoCapacity {
         /// The kind of data that uses the memory.
         what: &'static str,
         /// The limit, in bytes.
@@ -114,7 +114,7 @@ pub trait Records: fmt::Debug + Send + Sync + 'static {
     fn keep_alive(&self, ticket: Ticket, lock: Duration, term: EntryTerm) -> Reply<'_, Renewed>;
 
     /// Writes the record of a listed request that arrived at `arrived_at`, for a store that has postponed that. The record is written
-    /// before another request can find the entry. False: the store has no room for it.
+    /// before another request can find the entry. False: the store has no space for it.
     fn write_listed(&self, ticket: Ticket, opening: BeginRequest, arrived_at: Timestamp) -> bool {
         let _ = (ticket, opening, arrived_at);
         true

@@ -351,9 +351,9 @@ impl MemoryGate {
     }
 
     /// Sets the breaker to the state of the fleet's.
-    pub fn follow(&self, standing: BreakerState, forced: bool, why: Option<Trip>, left: Duration) {
+    pub fn follow(&self, state: BreakerState, forced: bool, why: Option<Trip>, left: Duration) {
         let now = self.clock.now();
-        self.state.lock().breaker.follow(standing, forced, why, left, now);
+        self.state.lock().breaker.follow(state, forced, why, left, now);
     }
 
     /// The time left of the upstream's pause.

@@ -12,7 +12,7 @@ use crate::{
     },
     telemetry::Events,
 };
-use capacity::Room;
+use capacity::Capacity;
 use claims::Claims;
 use fingerprint_locks::{FingerprintLocks, LockToken};
 use futures_util::FutureExt;
@@ -83,7 +83,7 @@ pub struct MemoryRecords {
     shards: [Mutex<Shard>; SHARDS],
     /// Records in all shards, including reservations for new ones.
     held: AtomicUsize,
-    room: Room,
+    capacity: Capacity,
     /// One lock for all: a write claims once, and the limit stays exact.
     claims: Mutex<Claims>,
     fingerprint_locks: Arc<FingerprintLocks>,
@@ -99,7 +99,7 @@ impl MemoryRecords {
             limits,
             shards: std::array::from_fn(|_| Mutex::new(Shard::default())),
             held: AtomicUsize::new(0),
-            room: Room::new(limits.bytes, limits.tenant_bytes),
+            capacity: Capacity::new(limits.bytes, limits.tenant_bytes),
             claims: Mutex::new(Claims::new(limits.claims)),
             fingerprint_locks: Arc::new(FingerprintLocks::new(limits.fingerprint_locks)),
             unanswered: Unanswereds::new(),
@@ -107,7 +107,7 @@ impl MemoryRecords {
         }
     }
 
-    /// Reports records for which there was no room to `events`.
+    /// Reports records for which there was no space to `events`.
     #[must_use]
     pub fn with_events(self, events: Arc<Events>) -> Self {
         Self { events, ..self }
@@ -125,7 +125,7 @@ impl MemoryRecords {
 
     /// Bytes of records, responses, kept requests and claims, for a gauge.
     pub fn bytes(&self) -> usize {
-        self.room.taken()
+        self.capacity.taken()
     }
 
     /// Requests that hold a fingerprint lock or wait for one, for a gauge.
@@ -138,7 +138,7 @@ impl MemoryRecords {
     pub fn sweep(&self) -> bool {
         let mut swept = false;
         for shard in &self.shards {
-            let removed = shard.lock().sweep(self.clock.now(), usize::MAX, &self.room);
+            let removed = shard.lock().sweep(self.clock.now(), usize::MAX, &self.capacity);
             swept |= removed > 0;
             self.held.fetch_sub(removed, Relaxed);
         }
@@ -155,7 +155,7 @@ impl MemoryRecords {
             let refused = {
                 let mut shard = self.shard(id);
                 let now = self.clock.now();
-                self.held.fetch_sub(shard.sweep(now, SWEEP, &self.room), Relaxed);
+                self.held.fetch_sub(shard.sweep(now, SWEEP, &self.capacity), Relaxed);
                 let existing = shard.get(&id);
                 let (begin, write) = Record::begin(existing, opening, &StoreFacts::default(), now);
                 let Some(record) = write else { return Ok(begin.into()) };
@@ -163,15 +163,15 @@ impl MemoryRecords {
                 let tenant = shard.tenant(&id).or(opening.tenant);
                 let is_there = existing.is_some();
                 let reserved = if is_there {
-                    self.room.charge(tenant, RECORD_BYTES);
+                    self.capacity.charge(tenant, RECORD_BYTES);
                     Ok(())
                 } else {
-                    self.reserve(tenant, Room::admit)
+                    self.reserve(tenant, Capacity::admit)
                 };
                 match reserved {
                     Ok(()) => {
                         let keyed_sends = record.keyed_sends(now);
-                        let replaced = shard.put(id, Entry { record, tenant }, &self.room);
+                        let replaced = shard.put(id, Entry { record, tenant }, &self.capacity);
                         // The replaced record was counted already; a reservation would have counted it twice and could exceed the limit.
                         self.held.fetch_sub(replaced.saturating_sub(usize::from(is_there)), Relaxed);
                         return Ok(StoreBegin { begin, keyed_sends, fingerprint_lock: None, host: None });
@@ -179,7 +179,7 @@ impl MemoryRecords {
                     Err(refused) => refused,
                 }
             };
-            // The loop ends when nothing has expired. It repeats only if another thread took the room that this one made.
+            // The loop ends when nothing has expired. It repeats only if another thread took the space that this one made.
             if !self.sweep() {
                 return Err(refused);
             }
@@ -193,9 +193,9 @@ impl MemoryRecords {
         change: impl FnOnce(&mut Record, &Clock) -> Option<(T, RecordRetention)>,
     ) -> Option<T> {
         let mut shard = self.shard(id);
-        let (result, fate) = shard.edit(id, &self.room, |record| change(record, &self.clock))?;
+        let (result, fate) = shard.edit(id, &self.capacity, |record| change(record, &self.clock))?;
         if fate == RecordRetention::Forget {
-            self.held.fetch_sub(shard.remove(id, &self.room), Relaxed);
+            self.held.fetch_sub(shard.remove(id, &self.capacity), Relaxed);
         }
         Some(result)
     }
@@ -209,7 +209,7 @@ impl MemoryRecords {
         self.change(id, |record, clock| change(record, clock).ok().map(|fate| ((), fate))).ok_or(RecordError::Lost)
     }
 
-    /// Stores a response in its record by `change`; only its status if there is no room. `None` if `change` refuses. The response is
+    /// Stores a response in its record by `change`; only its status if there is no space. `None` if `change` refuses. The response is
     /// copied before the shard is locked, and its bytes are counted before it is stored.
     fn answer(
         &self,
@@ -220,21 +220,21 @@ impl MemoryRecords {
         let whole = Compact::of(stored);
         let mut shard = self.shard(id);
         let tenant = shard.tenant(&id);
-        let kept = if self.room.extend(tenant, whole.size()) {
+        let kept = if self.capacity.extend(tenant, whole.size()) {
             whole
         } else {
             let status_only = Compact::of(&Stored::TooLarge { status: stored.status() });
-            self.room.charge(tenant, status_only.size());
+            self.capacity.charge(tenant, status_only.size());
             status_only
         };
         let size = kept.size();
-        let changed = shard.edit(id, &self.room, |record| change(record, kept, &self.clock));
+        let changed = shard.edit(id, &self.capacity, |record| change(record, kept, &self.clock));
         // The record's own count includes the bytes now, or the response was not stored.
-        self.room.give_back(tenant, size);
+        self.capacity.give_back(tenant, size);
         changed.map(|_| ())
     }
 
-    /// As [`Self::own`], and stores the write's request; without room only the names of upstream and endpoint.
+    /// As [`Self::own`], and stores the write's request; without space only the names of upstream and endpoint.
     fn own_intent(
         &self,
         id: RecordId,
@@ -244,7 +244,7 @@ impl MemoryRecords {
         let Some(intent) = intent else { return self.own(id, |record, clock| change(record, None, clock)) };
         let tenant = self.shard(id).tenant(&id);
         let size = intent.size();
-        let fits = self.room.extend(tenant, size);
+        let fits = self.capacity.extend(tenant, size);
         if !fits && intent.request.is_some() {
             self.events.note_unverified(&intent.subject());
         }
@@ -252,7 +252,7 @@ impl MemoryRecords {
         let owned = self.own(id, |record, clock| change(record, Some(kept), clock));
         if fits {
             // The record's own count includes the bytes now, or the request was not stored.
-            self.room.give_back(tenant, size);
+            self.capacity.give_back(tenant, size);
         }
         owned
     }
@@ -262,7 +262,7 @@ impl MemoryRecords {
     fn reserve_without_key(&self, tenant: Option<Tenant>) -> bool {
         let most = share_without_key(self.limits.records);
         let live = || self.shards.iter().map(|shard| shard.lock().live_len()).sum::<usize>();
-        let reserve = || live() < most && self.reserve(tenant, Room::extend).is_ok();
+        let reserve = || live() < most && self.reserve(tenant, Capacity::extend).is_ok();
         reserve() || (self.sweep() && reserve())
     }
 
@@ -270,7 +270,7 @@ impl MemoryRecords {
     fn reserve(
         &self,
         tenant: Option<Tenant>,
-        take: impl Fn(&Room, Option<Tenant>, usize) -> bool,
+        take: impl Fn(&Capacity, Option<Tenant>, usize) -> bool,
     ) -> Result<(), RecordError> {
         const WHAT: &str = "idempotency records";
         let places = self.limits.records;
@@ -278,9 +278,9 @@ impl MemoryRecords {
         if self.held.fetch_update(Relaxed, Relaxed, place).is_err() {
             return Err(RecordError::Full { what: WHAT, max: places });
         }
-        if !take(&self.room, tenant, RECORD_BYTES) {
+        if !take(&self.capacity, tenant, RECORD_BYTES) {
             self.held.fetch_sub(1, Relaxed);
-            return Err(RecordError::NoRoom { what: WHAT, max_bytes: self.room.max() });
+            return Err(RecordError::NoCapacity { what: WHAT, max_bytes: self.capacity.max() });
         }
         Ok(())
     }
@@ -325,7 +325,7 @@ impl Records for MemoryRecords {
         }
         let now = self.clock.now();
         let size = leaving.intent.as_ref().map_or(0, |intent| intent.size());
-        let fits = self.room.extend(opening.tenant, size);
+        let fits = self.capacity.extend(opening.tenant, size);
         if let Some(intent) = leaving.intent.as_ref().filter(|intent| !fits && intent.request.is_some()) {
             self.events.note_unverified(&intent.subject());
         }
@@ -335,14 +335,14 @@ impl Records for MemoryRecords {
         let mut shard = self.shard(id);
         if fits {
             // The record's own count includes the bytes, or the record is not stored.
-            self.room.give_back(opening.tenant, size);
+            self.capacity.give_back(opening.tenant, size);
         }
         if shard.get(&id).is_some_and(|record| !record.expired(now)) {
-            self.room.give_back(opening.tenant, RECORD_BYTES);
+            self.capacity.give_back(opening.tenant, RECORD_BYTES);
             self.held.fetch_sub(1, Relaxed);
             return;
         }
-        let replaced = shard.put(id, Entry { record, tenant: opening.tenant }, &self.room);
+        let replaced = shard.put(id, Entry { record, tenant: opening.tenant }, &self.capacity);
         self.held.fetch_sub(replaced, Relaxed);
     }
 
@@ -376,7 +376,8 @@ impl Records for MemoryRecords {
         let has_room = self.reserve_without_key(opening.tenant);
         if has_room {
             let (_, record) = Record::listed(&opening, ticket.terms.kept, None, None, arrived_at);
-            let replaced = self.shard(ticket.id).put(ticket.id, Entry { record, tenant: opening.tenant }, &self.room);
+            let replaced =
+                self.shard(ticket.id).put(ticket.id, Entry { record, tenant: opening.tenant }, &self.capacity);
             self.held.fetch_sub(replaced, Relaxed);
         } else {
             self.events.note_unrecorded("", self.limits.records);
@@ -394,7 +395,7 @@ impl Records for MemoryRecords {
             return;
         }
         if was_ours {
-            let removed = self.shard(ticket.id).remove(ticket.id, &self.room);
+            let removed = self.shard(ticket.id).remove(ticket.id, &self.capacity);
             self.held.fetch_sub(removed, Relaxed);
         } else {
             // Another owner has the entry, and usually the record. Delete the record if this owner still holds it.
@@ -405,7 +406,7 @@ impl Records for MemoryRecords {
 
     fn claim(&self, name: ClaimName, owner: ClaimOwner, keep: Duration) -> Reply<'_, Claim> {
         let mut claims = self.claims.lock();
-        ready_reply(claims.claim(name, owner, keep, self.clock.now(), &self.room))
+        ready_reply(claims.claim(name, owner, keep, self.clock.now(), &self.capacity))
     }
 
     fn claimant(&self, name: ClaimName, owner: ClaimOwner) -> Reply<'_, Claimant> {
@@ -480,7 +481,7 @@ impl Records for MemoryRecords {
 
     fn purge_expired(&self) {
         self.sweep();
-        self.claims.lock().sweep(self.clock.now(), usize::MAX, &self.room);
+        self.claims.lock().sweep(self.clock.now(), usize::MAX, &self.capacity);
         self.unanswered.sweep(self.clock.now());
     }
 }

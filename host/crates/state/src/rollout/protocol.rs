@@ -199,7 +199,7 @@ pub enum MessageOutcome {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Agreement {
     /// The policy that serves.
-    pub standing: FleetState,
+    pub state: FleetState,
     /// The open proposal, if any.
     pub proposal: Option<Proposal>,
     /// The last aborted proposal.
@@ -218,9 +218,9 @@ impl Agreement {
         now: Timestamp,
     ) -> (MessageOutcome, bool) {
         let mut changed = false;
-        let is_lost = self.standing.generation == 0;
-        if known.generation > self.standing.generation && (is_lost || known.line == self.standing.line) {
-            self.standing = known.clone();
+        let is_lost = self.state.generation == 0;
+        if known.generation > self.state.generation && (is_lost || known.line == self.state.line) {
+            self.state = known.clone();
             changed = true;
         }
         // If the clock was set back, times in the future would keep a host live or a proposal open for too long.
@@ -259,10 +259,10 @@ impl Agreement {
     }
 
     fn announce(&mut self, proposal: Proposal, others: &[String]) -> MessageOutcome {
-        if self.standing.chosen == PolicyRef::Artifact(proposal.digest) {
+        if self.state.chosen == PolicyRef::Artifact(proposal.digest) {
             return MessageOutcome::Serving;
         }
-        if !proposal.promoted && self.standing.quarantined.contains(&proposal.digest) {
+        if !proposal.promoted && self.state.quarantined.contains(&proposal.digest) {
             return MessageOutcome::Quarantined;
         }
         if self.proposal.is_some() {
@@ -279,7 +279,7 @@ impl Agreement {
     }
 
     fn roll_back(&mut self, host: &str, meant: (u64, PolicyRef), why: Why) -> MessageOutcome {
-        if meant != (self.standing.generation, self.standing.chosen) {
+        if meant != (self.state.generation, self.state.chosen) {
             return MessageOutcome::Stale;
         }
         // The operator means the proposal, which is about to serve, and not the policy that serves now.
@@ -289,14 +289,14 @@ impl Agreement {
             self.abort(&proposal, host, "operator", "an operator withdrew it before it served");
             return MessageOutcome::Aborted;
         }
-        let Some(before) = self.standing.before.take() else { return MessageOutcome::NoOther };
-        if let PolicyRef::Artifact(bad) = self.standing.chosen {
-            self.standing.quarantined.retain(|own| *own != bad);
-            self.standing.quarantined.push(bad);
-            let over = self.standing.quarantined.len().saturating_sub(MAX_QUARANTINED);
-            self.standing.quarantined.drain(..over);
+        let Some(before) = self.state.before.take() else { return MessageOutcome::NoOther };
+        if let PolicyRef::Artifact(bad) = self.state.chosen {
+            self.state.quarantined.retain(|own| *own != bad);
+            self.state.quarantined.push(bad);
+            let over = self.state.quarantined.len().saturating_sub(MAX_QUARANTINED);
+            self.state.quarantined.drain(..over);
         }
-        self.standing.chosen = before;
+        self.state.chosen = before;
         self.next(why, host);
         MessageOutcome::Done
     }
@@ -319,24 +319,24 @@ impl Agreement {
             return true;
         }
         // By digest, because the configurations may name another policy by the time of a rollback.
-        let before = match self.standing.chosen {
+        let before = match self.state.chosen {
             PolicyRef::Configured => proposal.from,
             PolicyRef::Artifact(digest) => digest,
         };
-        self.standing.before = Some(before).filter(|own| *own != proposal.digest).map(PolicyRef::Artifact);
-        if self.standing.generation == 0 {
-            self.standing.line = proposal.id;
+        self.state.before = Some(before).filter(|own| *own != proposal.digest).map(PolicyRef::Artifact);
+        if self.state.generation == 0 {
+            self.state.line = proposal.id;
         }
-        self.standing.chosen = PolicyRef::Artifact(proposal.digest);
-        self.standing.quarantined.retain(|own| *own != proposal.digest);
+        self.state.chosen = PolicyRef::Artifact(proposal.digest);
+        self.state.quarantined.retain(|own| *own != proposal.digest);
         self.next(if proposal.promoted { Why::Promoted } else { Why::Announced }, &proposal.by);
         true
     }
 
     fn next(&mut self, why: Why, by: &str) {
-        self.standing.generation = (self.standing.generation + 1).min(MAX_GENERATION);
-        self.standing.why = why;
-        by.clone_into(&mut self.standing.by);
+        self.state.generation = (self.state.generation + 1).min(MAX_GENERATION);
+        self.state.why = why;
+        by.clone_into(&mut self.state.by);
     }
 
     fn abort(&mut self, proposal: &Proposal, by: &str, step: &str, reason: &str) {

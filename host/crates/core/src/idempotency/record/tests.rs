@@ -237,7 +237,7 @@ fn a_write_is_given_up_once_and_not_again_after_each_try_of_its_caller() {
     let mut verified = held(&record, 2, at(21));
     verified.leave(FencingToken(2), &Leaving { verify_in: None, ..at_once(None) }, at(22)).unwrap();
     assert_eq!(verified.due(), None, "it is given up");
-    // Its caller looks and sends nothing: no host verifies it again.
+    // Its caller verifies and sends nothing: no host verifies it again.
     let mut tried = held(&verified, 3, at(30));
     assert_eq!(tried.due(), None);
     tried.leave(FencingToken(3), &at_once(None), at(31)).unwrap();
@@ -365,7 +365,7 @@ fn a_lock_ends_with_its_hosts_heartbeat() {
     assert!(matches!(begin(&local.unwrap(), &lived(20), 50), RecordBegin::InFlight { .. }));
 }
 
-/// A store that came back with older data may lack a renewal, or the mark of a send.
+/// A store that returned with older data may lack a renewal, or the mark of a send.
 #[test]
 fn after_a_loss_neither_a_lease_nor_a_missing_mark_of_before_counts() {
     let on_host = |fence| BeginRequest { host: Some(HostId(1)), ..opening(fence, b"a") };
@@ -416,11 +416,11 @@ fn a_doubt_ends_by_a_send_or_an_operator_and_not_by_time() {
 #[test]
 fn a_callers_word_is_not_given_back_as_a_send() {
     let maybe = BeginRequest { maybe_sent: true, ..opening(1, b"a") };
-    let mut told = Record::begin(None, &maybe, &StoreFacts::default(), at(0)).1.unwrap();
-    told.leave(FencingToken(1), &Leaving::at_once(None), at(10)).unwrap();
+    let mut unanswered = Record::begin(None, &maybe, &StoreFacts::default(), at(0)).1.unwrap();
+    unanswered.leave(FencingToken(1), &Leaving::at_once(None), at(10)).unwrap();
     let lost = StoreFacts { lost: Some(at(20)), host_until: None };
-    assert_eq!(Record::restore(None, &told, &lost, at(25)), Err(NotRestored::Kept));
-    let (begun, _) = Record::begin(Some(&told), &opening(2, b"a"), &lost, at(25));
+    assert_eq!(Record::restore(None, &unanswered, &lost, at(25)), Err(NotRestored::Kept));
+    let (begun, _) = Record::begin(Some(&unanswered), &opening(2, b"a"), &lost, at(25));
     assert!(matches!(begun, RecordBegin::Reconcile { doubtful: true, .. }), "{begun:?}");
     let mut sent = Record::begin(None, &maybe, &StoreFacts::default(), at(0)).1.unwrap();
     sent.sent(FencingToken(1), None, at(5)).unwrap();
@@ -428,7 +428,7 @@ fn a_callers_word_is_not_given_back_as_a_send() {
     assert!(Record::restore(None, &sent, &lost, at(25)).is_ok(), "it was sent after all");
 }
 
-/// A store that came back with older data may lack what became of a record: another owner's begin, mark and send.
+/// A store that returned with older data may lack the later states of a record: another owner's begin, mark and send.
 #[test]
 fn after_a_loss_an_unknown_or_cleared_record_may_be_outdated() {
     let key = KeyTag::from_bytes([1; 16]);

@@ -54,7 +54,7 @@ fn a_host_that_says_nothing_leaves_an_orphan() {
     assert_eq!(list.arrive(id(2), FencingToken(2), TERMS, at(14)), Arrival::Listed { others: true });
     assert_eq!(list.recheck_orphan(id(2), FencingToken(2), TERMS, at(14)), None);
     assert_eq!(list.recheck_orphan(id(2), FencingToken(2), TERMS, at(15)), Some(id(1)), "its lease is over");
-    assert!(!list.renew(id(1), FencingToken(1), TERMS, at(15)), "the first owner is told");
+    assert!(!list.renew(id(1), FencingToken(1), TERMS, at(15)), "the first owner has lost it");
     assert_eq!(list.len(), 1, "its own entry is gone");
 }
 
@@ -85,7 +85,7 @@ fn a_crowd_of_equals_goes_on_without_a_place() {
     }
     assert_eq!(list.arrive(id(100), FencingToken(100), TERMS, at(0)), Arrival::Full);
     assert!(list.abandon(id(9), FencingToken(9), TERMS, at(0)));
-    assert_eq!(list.arrive(id(100), FencingToken(100), TERMS, at(0)), Arrival::Adopted(id(9)), "that needs no room");
+    assert_eq!(list.arrive(id(100), FencingToken(100), TERMS, at(0)), Arrival::Adopted(id(9)), "that needs no space");
 }
 
 #[derive(Debug, Clone)]

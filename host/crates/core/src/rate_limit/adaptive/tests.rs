@@ -13,7 +13,7 @@ fn at(ms: u64) -> Timestamp {
 #[test]
 fn limits_of_a_few_an_hour_have_a_floor_too() {
     let (mut rate, ceiling) = (AdaptiveRate::default(), 20.0 / 60.0);
-    let lowered = rate.throttled(&SETTINGS, ceiling, rate.lesson(), START).unwrap();
+    let lowered = rate.throttled(&SETTINGS, ceiling, rate.decrease_epoch(), START).unwrap();
     assert!(
         (lowered - ceiling * 0.7).abs() < 1e-9 && rate.per_minute(&SETTINGS, ceiling, START) == Some(lowered),
         "{lowered}"
@@ -26,10 +26,10 @@ fn limits_of_a_few_an_hour_have_a_floor_too() {
 fn learned(per_second: u64, seconds: u64) -> (AdaptiveRate, Timestamp) {
     let mut rate = AdaptiveRate::default();
     for number in 0..per_second * seconds {
-        rate.took(rate.lesson(), at(number * 1000 / per_second));
+        rate.took(rate.decrease_epoch(), at(number * 1000 / per_second));
     }
     let now = at(seconds * 1000);
-    rate.throttled(&SETTINGS, OPEN, rate.lesson(), now).unwrap();
+    rate.throttled(&SETTINGS, OPEN, rate.decrease_epoch(), now).unwrap();
     (rate, now)
 }
 
@@ -44,20 +44,20 @@ fn the_first_throttled_answer_leaves_seven_tenths_of_what_was_taken() {
 #[test]
 fn nothing_taken_yet_is_the_floor() {
     let mut rate = AdaptiveRate::default();
-    assert_eq!(rate.throttled(&SETTINGS, OPEN, rate.lesson(), START), Some(6.0));
+    assert_eq!(rate.throttled(&SETTINGS, OPEN, rate.decrease_epoch(), START), Some(6.0));
 }
 
 #[test]
 fn one_burst_is_one_decrease_and_so_is_one_window_that_is_used_up() {
     let mut rate = AdaptiveRate::default();
-    (0..100).for_each(|number| rate.took(rate.lesson(), at(number * 50)));
-    let (burst, now) = (rate.lesson(), at(5000));
+    (0..100).for_each(|number| rate.took(rate.decrease_epoch(), at(number * 50)));
+    let (burst, now) = (rate.decrease_epoch(), at(5000));
     rate.throttled(&SETTINGS, OPEN, burst, now).unwrap();
     for number in 0..50 {
         assert_eq!(rate.throttled(&SETTINGS, OPEN, burst, at(5000 + number)), None, "sent before it");
     }
-    assert_eq!(rate.throttled(&SETTINGS, OPEN, rate.lesson(), at(30_000)), None, "nothing was taken since");
-    let after = rate.lesson();
+    assert_eq!(rate.throttled(&SETTINGS, OPEN, rate.decrease_epoch(), at(30_000)), None, "nothing was taken since");
+    let after = rate.decrease_epoch();
     let mut silent = rate.clone();
     assert!(silent.throttled(&SETTINGS, OPEN, after, at(65_000)).is_some(), "a minute of it is more than a window");
     rate.took(burst, at(39_000));
@@ -73,7 +73,7 @@ fn it_rises_by_its_step_while_the_upstream_answers_and_is_forgotten_in_the_end()
     let before = rate.per_minute(&SETTINGS, OPEN, now).unwrap();
     let minute = now.after(Duration::from_mins(1));
     assert_eq!(rate.per_minute(&SETTINGS, OPEN, minute), Some(before), "silence earns nothing");
-    let sent = rate.lesson();
+    let sent = rate.decrease_epoch();
     (0..=60).for_each(|second| rate.took(sent, now.after(Duration::from_secs(second))));
     assert_eq!(rate.per_minute(&SETTINGS, OPEN, minute), Some(before + 600.0));
     let pause = Duration::from_mins(8);
@@ -135,9 +135,9 @@ proptest! {
         for event in events {
             let before = rate.per_minute(&settings, ceiling, now);
             match event {
-                Event::Took => rate.took(rate.lesson(), now),
+                Event::Took => rate.took(rate.decrease_epoch(), now),
                 Event::Rejected => rate.rejected(now),
-                Event::Throttled => drop(rate.throttled(&settings, ceiling, rate.lesson(), now)),
+                Event::Throttled => drop(rate.throttled(&settings, ceiling, rate.decrease_epoch(), now)),
                 Event::Late(ago) => {
                     let sent = DecreaseEpoch(rate.decreases.wrapping_sub(ago));
                     rate.took(sent, now);
@@ -167,8 +167,8 @@ proptest! {
         prop_assert_eq!(rate.per_minute(&settings, ceiling, now.after(FORGET_AFTER)), None);
     }
 
-    /// Whoever leaves makes room for the next one, however many come and go: whoever asks stands behind those alone who
-    /// wait. No two who wait are nearer than the rate allows, and a pause moves all of them.
+    /// A refunded reservation goes to the next attempt, so an attempt waits only behind those that still wait. No two reservations are nearer
+    /// than the rate allows, and a pause moves all of them.
     #[test]
     fn a_line_is_no_longer_than_those_who_wait_in_it(
         acts in prop::collection::vec((0_u8..8, 0_usize..40, 0_u64..300), 1..300),
@@ -218,15 +218,15 @@ proptest! {
         for step in 0..6_000_u64 {
             let now = start.after(Duration::from_millis(step * 100));
             let rates = [&one, &two].map(|rate| rate.per_minute(&SETTINGS, OPEN, now).unwrap_or(6000.0));
-            let (sum, lessons) = (rates[0] + rates[1], [one.lesson(), two.lesson()]);
+            let (sum, epochs) = (rates[0] + rates[1], [one.decrease_epoch(), two.decrease_epoch()]);
             for (index, rate) in [&mut one, &mut two].into_iter().enumerate() {
                 owed[index] += rates[index] / 600.0;
                 while owed[index] >= 1.0 {
                     owed[index] -= 1.0;
-                    rate.took(rate.lesson(), now);
+                    rate.took(rate.decrease_epoch(), now);
                 }
                 if sum > 1800.0 {
-                    rate.throttled(&SETTINGS, OPEN, lessons[index], now);
+                    rate.throttled(&SETTINGS, OPEN, epochs[index], now);
                 }
             }
         }

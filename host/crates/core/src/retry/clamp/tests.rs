@@ -170,8 +170,8 @@ proptest! {
         facts.effect = Effect::Unsafe;
         let clamped = clamp(verdict(class, next), &facts, &SETTINGS);
         if let NextAction::Retry(_) = clamped.step {
-            let told = matches!(class, Class::NotApplied | Class::Throttled);
-            let proven = facts.seen == ObservedResult::NotSent || (matches!(facts.seen, ObservedResult::Status(425 | 429)) && told);
+            let proves = matches!(class, Class::NotApplied | Class::Throttled);
+            let proven = facts.seen == ObservedResult::NotSent || (matches!(facts.seen, ObservedResult::Status(425 | 429)) && proves);
             prop_assert!(proven && !facts.unsettled && facts.purpose == Purpose::Request, "{facts:?}");
         }
         prop_assert!(!matches!(clamped.step, NextAction::Verify(_) | NextAction::Replace(_) | NextAction::Resend(_)), "{clamped:?}");
@@ -285,7 +285,7 @@ fn each_verdict_is_clamped_by_the_facts() {
             Some(ClampReason::TooEarly),
         ),
         (
-            "refused for good, says a look that came too early",
+            "refused for good, says a verification that was sent too early",
             ClampInput { purpose: Purpose::Probe, unsettled: true, sent_ago: Some(Duration::from_secs(74)), ..granted },
             Class::Rejected,
             Next::Deliver,

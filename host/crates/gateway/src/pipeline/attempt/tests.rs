@@ -105,12 +105,12 @@ fn only_a_timeout_of_the_upstreams_own_tells_of_its_load() {
 #[derive(Debug)]
 struct Elsewhere {
     after: Duration,
-    came: UnboundedSender<Result<usize, String>>,
+    results: UnboundedSender<Result<usize, String>>,
 }
 
 impl Transport for Elsewhere {
     fn send(&self, request: Outbound) -> BoxFuture<'_, Result<Inbound, Failure>> {
-        let (after, came) = (self.after, self.came.clone());
+        let (after, results) = (self.after, self.results.clone());
         tokio::spawn(async move {
             sleep(after).await;
             let body = match request.body {
@@ -118,7 +118,7 @@ impl Transport for Elsewhere {
                 OutboundBody::Stream(body) => body,
             };
             let read = body.collect().await.map(|body| body.to_bytes().len());
-            came.send(read.map_err(|error| error.to_string())).unwrap();
+            results.send(read.map_err(|error| error.to_string())).unwrap();
         });
         Box::pin(std::future::pending())
     }
@@ -137,12 +137,12 @@ async fn a_body_that_another_task_sends_ends_with_the_record() {
         ));
         let settings = settings.unwrap_or_else(|problems| panic!("{problems}"));
         assert_eq!(settings.upstreams[0].idempotency.lock, Duration::from_secs(150));
-        let (came, mut comes) = unbounded_channel();
-        let transport = Arc::new(Elsewhere { after: Duration::from_secs(after_s), came });
+        let (results, mut received) = unbounded_channel();
+        let transport = Arc::new(Elsewhere { after: Duration::from_secs(after_s), results });
         let host = Host::with_transports(&settings, Clock::system(), Rng::seeded(1), vec![transport]).unwrap();
         let write = Request::post("/a").header("idempotency-key", "k").body(Bytes::from_static(b"row")).unwrap();
         let _ = host.call(write).await;
-        let read = comes.recv().await.unwrap();
+        let read = received.recv().await.unwrap();
         assert_eq!(read.as_ref().ok(), is_whole.then_some(&3), "{connection} after {after_s} s: {read:?}");
     }
 }

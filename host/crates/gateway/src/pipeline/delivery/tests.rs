@@ -58,7 +58,7 @@ fn post() -> Request<Bytes> {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_read_on_without_its_caller_counts_as_memory() {
     for (case, resident, counted, status) in [
-        ("there is room", 0, 2 * PART_BYTES as u64, StatusCode::CREATED),
+        ("there is space", 0, 2 * PART_BYTES as u64, StatusCode::CREATED),
         ("memory is scarce", LIMIT_BYTES, 0, StatusCode::CONFLICT),
     ] {
         let settings = config::from_toml(TEXT).unwrap();

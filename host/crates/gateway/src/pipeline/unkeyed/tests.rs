@@ -189,21 +189,21 @@ async fn an_adopted_answer_is_not_replayed_where_the_place_was_given_to_another_
 #[tokio::test(start_paused = true)]
 async fn no_request_adopts_a_write_whose_caller_got_the_early_504() {
     for (does, unsettled) in [(Does::Make, 0), (Does::Reset, 1)] {
-        for is_told in [true, false] {
+        for is_answered_early in [true, false] {
             let (upstream, store) = (Late::that(does), Leased::new(Clock::system()));
             let host = host(&upstream, &store);
             let hurried = post().header("prefer", "wait=2").body(Bytes::from_static(b"row")).unwrap();
             let early = host.call(hurried).await;
-            let told = early.headers()["triage-retry-after-unknown"].as_bytes();
-            assert_eq!((early.status().as_u16(), told), (504, &b"no"[..]));
-            if is_told {
+            let retry_after = early.headers()["triage-retry-after-unknown"].as_bytes();
+            assert_eq!((early.status().as_u16(), retry_after), (504, &b"no"[..]));
+            if is_answered_early {
                 early.into_body().collect().await.unwrap();
             } else {
                 drop(early);
             }
             let listed = store.another().await;
-            let case = format!("{does:?}, told: {is_told}");
-            assert_eq!(matches!(listed, Arrived::Adopted(_)), !is_told, "{case}: {listed:?}");
+            let case = format!("{does:?}, early answer: {is_answered_early}");
+            assert_eq!(matches!(listed, Arrived::Adopted(_)), !is_answered_early, "{case}: {listed:?}");
             sleep(ANSWERED_AFTER).await;
             let left = store.unsettled(10).await.unwrap();
             assert_eq!(left.len(), unsettled, "{case}: {left:?}");

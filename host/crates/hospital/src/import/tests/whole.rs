@@ -109,8 +109,8 @@ async fn a_batch_with_an_unknown_or_unsent_row_is_never_activated() {
         assert_eq!(again.activations, [Activation::Done(3)], "{mishap:?}");
         let third: Vec<_> = way.0.seen().into_iter().filter(|seen| seen.body["name"] == "H1").collect();
         assert!(third.iter().all(|seen| seen.key == third[0].key), "{mishap:?}");
-        let told = third.last().unwrap().maybe_sent;
-        assert_eq!(told, totals.unknown == 1, "{mishap:?}");
+        let reported = third.last().unwrap().maybe_sent;
+        assert_eq!(reported, totals.unknown == 1, "{mishap:?}");
         assert_eq!(way.0.made().len(), 3, "{mishap:?}");
     }
 }
@@ -154,7 +154,7 @@ async fn killed_again_and_again_it_ends_with_every_row_made_once() {
         };
         assert_eq!(way.0.made().len(), 7, "seed {seed}: a row was made twice or not at all");
         let ids: HashSet<_> = summary.rows.iter().map(|row| format!("{:?}", row.outcome)).collect();
-        assert_eq!(ids.len(), 7, "seed {seed}: two rows were told the same hospital");
+        assert_eq!(ids.len(), 7, "seed {seed}: two rows got the same hospital");
         assert_eq!(way.0.activated().len(), 1, "seed {seed}");
     }
 }

@@ -20,7 +20,7 @@ fn course() -> Planner {
     Planner::new("a".to_owned(), digest(0), FleetState::default())
 }
 
-fn standing(generation: u64, of: u8, why: Why) -> FleetState {
+fn state(generation: u64, of: u8, why: Why) -> FleetState {
     FleetState { generation, chosen: PolicyRef::Artifact(digest(of)), why, by: "b".to_owned(), ..FleetState::default() }
 }
 
@@ -28,8 +28,8 @@ fn proposal(id: u64, of: u8) -> Proposed {
     Proposed { id, digest: digest(of), by: "b".to_owned(), promoted: false, left: Duration::from_secs(30) }
 }
 
-fn hear(course: &mut Planner, standing: FleetState, proposed: Option<Proposed>) -> Vec<Notice> {
-    let view = FleetStatus { standing, proposed, ..FleetStatus::default() };
+fn hear(course: &mut Planner, state: FleetState, proposed: Option<Proposed>) -> Vec<Notice> {
+    let view = FleetStatus { state, proposed, ..FleetStatus::default() };
     course.process_reply(&Message::Heartbeat, &MessageReply { outcome: MessageOutcome::Done, flawed: false, view }, NOW)
 }
 
@@ -54,14 +54,14 @@ fn a_host_stages_a_proposal_and_serves_it_after_the_switch() {
     assert_eq!(own.next(serving, &[digest(0)], NOW), Next::Rest);
     let notices = hear(&mut own, FleetState::default(), Some(proposal(7, 1)));
     assert!(matches!(&notices[..], [Notice::Proposed(_)]), "{notices:?}");
-    assert_eq!(hear(&mut own, FleetState::default(), Some(proposal(7, 1))), [], "told once");
+    assert_eq!(hear(&mut own, FleetState::default(), Some(proposal(7, 1))), [], "reported once");
     assert_eq!(own.next(serving, &[digest(0)], NOW), stage(1));
     own.begin(digest(1));
     assert_eq!(own.next(serving, &[digest(0)], NOW), Next::Rest, "one at a time");
     own.end(digest(1));
     let shelf = [digest(0), digest(1)];
     assert_eq!((own.next(serving, &shelf, NOW), own.host_status(serving, &shelf).staged), (Next::Rest, Some(7)));
-    hear(&mut own, standing(1, 1, Why::Announced), None);
+    hear(&mut own, state(1, 1, Why::Announced), None);
     assert_eq!(own.next(serving, &shelf, NOW), Next::Install { digest: digest(1), promoted: false });
     assert_eq!(own.settle(serving), None, "it does not serve yet");
     assert!(own.behind(serving) && own.host_status(serving, &shelf).generation == 0);
@@ -86,12 +86,12 @@ fn a_host_reports_a_refusal_to_the_fleet_and_does_not_try_again() {
 #[test]
 fn an_unavailable_component_is_tried_again_at_growing_intervals() {
     let mut own = course();
-    hear(&mut own, standing(1, 1, Why::Announced), Some(proposal(7, 2)));
+    hear(&mut own, state(1, 1, Why::Announced), Some(proposal(7, 2)));
     let (serving, away) = (Some(digest(0)), Unstaged::Away("no".to_owned()));
     let mut at = NOW;
     for (round, seconds) in [1, 2, 4, 8, 16, 32, 60, 60].into_iter().enumerate() {
         for of in [1, 2] {
-            assert_eq!(own.failed(digest(of), away.clone(), at).is_some(), round == 0, "told once");
+            assert_eq!(own.failed(digest(of), away.clone(), at).is_some(), round == 0, "reported once");
         }
         assert_eq!(own.next(serving, &[], at.after(Duration::from_millis(seconds * 1000 - 1))), Next::Rest, "{round}");
         at = at.after(Duration::from_secs(seconds));
@@ -105,13 +105,13 @@ fn an_unavailable_component_is_tried_again_at_growing_intervals() {
 fn a_fault_is_said_until_it_is_heard_and_only_of_the_fleets_own() {
     let mut own = course();
     assert!(!own.fault(Some(digest(0))), "the fleet has said nothing");
-    hear(&mut own, standing(3, 1, Why::Announced), None);
+    hear(&mut own, state(3, 1, Why::Announced), None);
     assert!(!own.fault(Some(digest(0))), "another one");
     assert!(own.fault(Some(digest(1))));
     let word = own.next_message();
     assert_eq!(word, Message::RollBack { generation: 3, chosen: PolicyRef::Artifact(digest(1)), why: Why::Fault });
     let (view, outcome) =
-        (FleetStatus { standing: standing(3, 1, Why::Announced), ..FleetStatus::default() }, MessageOutcome::NoOther);
+        (FleetStatus { state: state(3, 1, Why::Announced), ..FleetStatus::default() }, MessageOutcome::NoOther);
     let notices = own.process_reply(&word, &MessageReply { outcome, flawed: false, view }, NOW);
     assert_eq!(
         (&notices[..], own.next_message()),
@@ -124,30 +124,30 @@ fn a_fault_is_said_until_it_is_heard_and_only_of_the_fleets_own() {
 #[test]
 fn a_pardon_is_for_once() {
     let mut own = course();
-    hear(&mut own, standing(1, 1, Why::Promoted), None);
+    hear(&mut own, state(1, 1, Why::Promoted), None);
     let next = |own: &Planner| own.next(Some(digest(0)), &[digest(1)], NOW);
     assert_eq!(next(&own), Next::Install { digest: digest(1), promoted: true });
     own.installed();
-    hear(&mut own, standing(1, 1, Why::Promoted), None);
+    hear(&mut own, state(1, 1, Why::Promoted), None);
     assert_eq!(next(&own), Next::Install { digest: digest(1), promoted: false });
 }
 
 #[test]
 fn an_older_answer_changes_nothing_and_a_flaw_is_noticed_once() {
     let mut own = course();
-    hear(&mut own, standing(5, 1, Why::Announced), None);
-    hear(&mut own, standing(4, 2, Why::Announced), None);
+    hear(&mut own, state(5, 1, Why::Announced), None);
+    hear(&mut own, state(4, 2, Why::Announced), None);
     assert_eq!((own.known().generation, own.target()), (5, digest(1)));
-    hear(&mut own, standing(5, 3, Why::Announced), None);
+    hear(&mut own, state(5, 3, Why::Announced), None);
     assert_eq!(own.target(), digest(3), "what stands there counts");
     assert_eq!((own.flawed(), own.flawed()), (Some(Notice::Flawed), None));
-    hear(&mut own, standing(5, 3, Why::Announced), None);
+    hear(&mut own, state(5, 3, Why::Announced), None);
     assert_eq!(own.flawed(), Some(Notice::Flawed));
 }
 
 #[test]
 fn a_host_begins_where_it_was() {
-    let own = Planner::new("a".to_owned(), digest(0), standing(4, 1, Why::Announced));
+    let own = Planner::new("a".to_owned(), digest(0), state(4, 1, Why::Announced));
     assert_eq!((own.elsewhere(), own.known().generation), (Some(digest(1)), 4));
     assert_eq!(course().elsewhere(), None);
 }
@@ -156,10 +156,10 @@ fn a_host_begins_where_it_was() {
 #[test]
 fn a_generation_is_known_by_what_it_is_and_not_only_by_its_number() {
     let mut own = course();
-    hear(&mut own, standing(5, 1, Why::Announced), None);
+    hear(&mut own, state(5, 1, Why::Announced), None);
     assert!(own.settle(Some(digest(1))).is_some());
     assert_eq!(own.host_status(Some(digest(1)), &[]).generation, 5);
-    hear(&mut own, standing(5, 2, Why::Announced), None);
+    hear(&mut own, state(5, 2, Why::Announced), None);
     assert_eq!(own.host_status(Some(digest(1)), &[]).generation, 4, "it is behind");
     assert_eq!(own.next(Some(digest(1)), &[digest(2)], NOW), Next::Install { digest: digest(2), promoted: false });
     assert!(matches!(own.settle(Some(digest(2))), Some(Notice::Serves { generation: 5, .. })));
@@ -169,10 +169,10 @@ fn a_generation_is_known_by_what_it_is_and_not_only_by_its_number() {
 /// A host's state of one line says nothing about another line.
 #[test]
 fn another_lines_generation_is_followed_though_its_number_is_lower() {
-    let mut own = Planner::new("a".to_owned(), digest(0), FleetState { line: 1, ..standing(9, 1, Why::Announced) });
-    hear(&mut own, FleetState { line: 2, ..standing(3, 2, Why::Announced) }, None);
+    let mut own = Planner::new("a".to_owned(), digest(0), FleetState { line: 1, ..state(9, 1, Why::Announced) });
+    hear(&mut own, FleetState { line: 2, ..state(3, 2, Why::Announced) }, None);
     assert_eq!((own.known().generation, own.target()), (3, digest(2)));
-    hear(&mut own, FleetState { line: 2, ..standing(2, 1, Why::Announced) }, None);
+    hear(&mut own, FleetState { line: 2, ..state(2, 1, Why::Announced) }, None);
     hear(&mut own, FleetState::default(), None);
     assert_eq!((own.known().generation, own.target()), (3, digest(2)), "answers that were overtaken");
 }
@@ -180,7 +180,7 @@ fn another_lines_generation_is_followed_though_its_number_is_lower() {
 #[test]
 fn the_one_to_go_back_to_is_brought_when_there_is_nothing_else_to_do() {
     let mut own = course();
-    let back = || FleetState { before: Some(PolicyRef::Artifact(digest(2))), ..standing(4, 1, Why::Announced) };
+    let back = || FleetState { before: Some(PolicyRef::Artifact(digest(2))), ..state(4, 1, Why::Announced) };
     hear(&mut own, back(), None);
     let serving = Some(digest(1));
     assert_eq!(own.next(Some(digest(0)), &[], NOW), catch_up(1), "not before what should serve");
@@ -202,12 +202,12 @@ fn the_one_to_go_back_to_is_brought_when_there_is_nothing_else_to_do() {
 #[test]
 fn a_slow_pull_holds_no_proposal_up() {
     let mut own = course();
-    hear(&mut own, standing(1, 1, Why::Announced), Some(proposal(7, 2)));
+    hear(&mut own, state(1, 1, Why::Announced), Some(proposal(7, 2)));
     assert_eq!(own.next(Some(digest(0)), &[], NOW), catch_up(1));
     own.begin(digest(1));
     assert_eq!(own.next(Some(digest(0)), &[], NOW), stage(2));
     own.begin(digest(2));
-    hear(&mut own, standing(1, 1, Why::Announced), Some(proposal(8, 3)));
+    hear(&mut own, state(1, 1, Why::Announced), Some(proposal(8, 3)));
     assert_eq!(own.next(Some(digest(0)), &[], NOW), Next::Rest, "two at most");
     own.end(digest(2));
     assert_eq!(own.next(Some(digest(0)), &[], NOW), stage(3));
@@ -228,7 +228,7 @@ fn a_host_does_not_claim_a_component_that_it_rolled_back() {
 #[test]
 fn a_host_is_stranded_where_it_serves_what_was_rolled_back_and_refuses_the_rest() {
     let mut own = course();
-    let back = FleetState { quarantined: vec![digest(1)], ..standing(2, 2, Why::Operator) };
+    let back = FleetState { quarantined: vec![digest(1)], ..state(2, 2, Why::Operator) };
     hear(&mut own, back, None);
     assert!(!own.is_stranded(Some(digest(1))), "it may come yet");
     own.failed(digest(2), Unstaged::Away("no".to_owned()), NOW);

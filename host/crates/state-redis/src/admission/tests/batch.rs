@@ -65,13 +65,13 @@ async fn in_a_crowd_each_waits_as_long_as_it_can_bear() {
     let settings = settings(None, vec![quota(1, Duration::from_secs(10), 1)]);
     let one = host(&server, &settings).await;
     let bears = [0, 60, 0, 15, 60, 0, 25].map(Duration::from_secs);
-    let told = join_all(bears.map(|bears| one.gate.acquire(AttemptKind::First, Duration::ZERO..=bears))).await;
+    let results = join_all(bears.map(|bears| one.gate.acquire(AttemptKind::First, Duration::ZERO..=bears))).await;
     let mut waits: Vec<u64> =
-        told.iter().flatten().map(|grant| (grant.wait().as_millis() as u64 + 5_000) / 10_000).collect();
+        results.iter().flatten().map(|grant| (grant.wait().as_millis() as u64 + 5_000) / 10_000).collect();
     waits.sort_unstable();
     assert!(waits.len() >= 3 && waits.iter().copied().eq(0..waits.len() as u64), "one after the other: {waits:?}");
-    for (told, bears) in told.iter().zip(bears) {
-        assert!(told.as_ref().map_or(true, |grant| grant.wait() <= bears), "{told:?}, which can bear {bears:?}");
+    for (results, bears) in results.iter().zip(bears) {
+        assert!(results.as_ref().map_or(true, |grant| grant.wait() <= bears), "{results:?}, which can bear {bears:?}");
     }
 }
 
@@ -87,11 +87,11 @@ async fn an_attempt_that_leaves_its_batch_gives_its_permit_back() {
     assert!(timeout(20 * MS, one.crowd(8)).await.is_err(), "it takes longer");
     proxy.delay(Duration::ZERO);
     for _ in 0..300 {
-        let told = one.crowd(8).await;
-        if told.iter().all(Result::is_ok) {
+        let results = one.crowd(8).await;
+        if results.iter().all(Result::is_ok) {
             return;
         }
-        told.iter().flatten().rev().for_each(|grant| one.gate.give_back(grant));
+        results.iter().flatten().rev().for_each(|grant| one.gate.give_back(grant));
         one.gates.flush().await;
         sleep(10 * MS).await;
     }
@@ -110,9 +110,9 @@ async fn a_wait_goes_to_none_who_cannot_bear_it() {
     assert!(first.is_ok());
     proxy.delay(50 * MS);
     let patient = timeout(20 * MS, one.gate.acquire(AttemptKind::First, Duration::ZERO..=Duration::from_secs(60)));
-    let (left, told) = tokio::join!(patient, one.gate.acquire(AttemptKind::First, NOW));
+    let (left, results) = tokio::join!(patient, one.gate.acquire(AttemptKind::First, NOW));
     assert!(left.is_err(), "it has left");
-    assert!(matches!(told, Err(Refusal::RateLimited { .. })), "{told:?}");
+    assert!(matches!(results, Err(Refusal::RateLimited { .. })), "{results:?}");
 }
 
 /// A reply after all attempts of the batch fell back leaves no place taken.
@@ -124,15 +124,15 @@ async fn a_step_that_is_late_gives_all_its_places_back() {
     let one = host_at(&proxy.url(), &settings, 100 * MS);
     soon("its first beat", || one.gate.known.lock().heartbeat.is_some()).await;
     proxy.delay(150 * MS);
-    let told = one.crowd(8).await;
-    assert!(told.iter().flatten().all(|grant| matches!(grant, Grant::Alone(_))), "{told:?}");
+    let results = one.crowd(8).await;
+    assert!(results.iter().flatten().all(|grant| matches!(grant, Grant::Alone(_))), "{results:?}");
     proxy.delay(Duration::ZERO);
     for _ in 0..300 {
-        let told = one.crowd(8).await;
-        if told.iter().all(|told| matches!(told, Ok(Grant::Shared(_)))) {
+        let results = one.crowd(8).await;
+        if results.iter().all(|results| matches!(results, Ok(Grant::Shared(_)))) {
             return;
         }
-        told.iter().flatten().rev().for_each(|grant| one.gate.give_back(grant));
+        results.iter().flatten().rev().for_each(|grant| one.gate.give_back(grant));
         one.gates.flush().await;
         sleep(10 * MS).await;
     }
@@ -155,15 +155,15 @@ fn a_runtime_that_ends_leaves_the_line_to_the_next() {
     drop(first);
     proxy.set(Way::Open);
     let second = runtime();
-    let told = second.block_on(async {
+    let results = second.block_on(async {
         for _ in 0..500 {
-            let told = one.gate.acquire(AttemptKind::First, NOW).await;
-            if matches!(told, Ok(Grant::Shared(_))) {
+            let results = one.gate.acquire(AttemptKind::First, NOW).await;
+            if matches!(results, Ok(Grant::Shared(_))) {
                 return true;
             }
             sleep(10 * MS).await;
         }
         false
     });
-    assert!(told, "the line was left");
+    assert!(results, "the line was left");
 }

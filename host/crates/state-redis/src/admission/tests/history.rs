@@ -146,11 +146,11 @@ impl Both {
         pairs: &mut Vec<Pair>,
     ) -> Result<(), TestCaseError> {
         let answer = self.run(&scripts::ACQUIRE, 0, &scripts::acquire(ask, &wait, &SavedUp::default(), 0));
-        let (standing, own) = scripts::standing(&answer).unwrap();
+        let (shared, own) = scripts::split_reply(&answer).unwrap();
         match (self.memory.acquire(ask, wait), scripts::acquired(own).unwrap()) {
             (Ok(grant), Acquired::Go(Go { wait, taken, lease, .. })) => {
                 prop_assert_eq!((grant.wait, grant.is_probe()), (wait, lease.is_some()));
-                let ticket = grant.counts().then_some(ProbeTicket { epoch: standing.epoch, lease });
+                let ticket = grant.counts().then_some(ProbeTicket { epoch: shared.epoch, lease });
                 pairs.push(Pair { own: grant, taken, ticket, sent: false, ask });
             }
             (Err(Refusal::RateLimited { quota, retry_after }), Acquired::Limited { which, wait }) => {
@@ -172,7 +172,7 @@ impl Both {
             0,
             &scripts::acquire(AttemptKind::First, &(Duration::ZERO..=max_wait), &SavedUp::default(), count - 1),
         );
-        let (standing, own) = scripts::standing(&answer).unwrap();
+        let (shared, own) = scripts::split_reply(&answer).unwrap();
         let first = self.memory.acquire(AttemptKind::First, Duration::ZERO..=max_wait);
         let (Ok(grant), Acquired::Go(Go { wait, taken, lease, leased })) = (&first, scripts::acquired(own).unwrap())
         else {
@@ -180,8 +180,8 @@ impl Both {
             return Ok(());
         };
         prop_assert_eq!((grant.wait, grant.is_probe()), (wait, lease.is_some()));
-        let (at_once, counts) = (wait.is_zero() && standing.state == State::Closed, grant.counts());
-        let ticket = counts.then_some(ProbeTicket { epoch: standing.epoch, lease });
+        let (at_once, counts) = (wait.is_zero() && shared.state == State::Closed, grant.counts());
+        let ticket = counts.then_some(ProbeTicket { epoch: shared.epoch, lease });
         let mut all = vec![first.unwrap()];
         if at_once {
             for _ in 1..count {
@@ -201,17 +201,17 @@ impl Both {
         Ok(())
     }
 
-    fn look(&mut self, pair: &mut Pair) -> Result<bool, TestCaseError> {
+    fn recheck(&mut self, pair: &mut Pair) -> Result<bool, TestCaseError> {
         let answer = self.run(&scripts::RECHECK, 0, &scripts::recheck(&pair.taken, pair.ticket.as_ref()));
-        let (standing, own) = scripts::standing(&answer).unwrap();
-        let (looked, again) = scripts::recheck_reply(own).unwrap();
+        let (shared, own) = scripts::split_reply(&answer).unwrap();
+        let (rechecked, again) = scripts::recheck_reply(own).unwrap();
         if let Some(again) = again {
             (pair.taken, pair.sent) = (again, false);
         }
-        match (self.memory.recheck(&mut pair.own), looked) {
+        match (self.memory.recheck(&mut pair.own), rechecked) {
             (Recheck::Send, RecheckDecision::Send { lease }) => {
                 prop_assert_eq!(pair.own.is_probe(), lease.is_some());
-                pair.ticket = pair.own.counts().then_some(ProbeTicket { epoch: standing.epoch, lease });
+                pair.ticket = pair.own.counts().then_some(ProbeTicket { epoch: shared.epoch, lease });
                 pair.sent = true;
             }
             (Recheck::Wait(own), RecheckDecision::Wait(shared)) => prop_assert_eq!(own, shared),
@@ -240,7 +240,7 @@ impl Both {
             Event::Together(count, wait_ms) => self.batches(*count, Duration::from_millis(*wait_ms), pairs)?,
             Event::Look(which) if !pairs.is_empty() => {
                 let index = which.index(pairs.len());
-                if !self.look(&mut pairs[index])? {
+                if !self.recheck(&mut pairs[index])? {
                     let pair = pairs.remove(index);
                     self.give_back(&pair);
                 }
@@ -268,7 +268,7 @@ impl Both {
             }
             Event::Lift => {
                 let answer = self.run(&scripts::LIFT_PAUSE, 0, &[]);
-                let (_, own) = scripts::standing(&answer).unwrap();
+                let (_, own) = scripts::split_reply(&answer).unwrap();
                 prop_assert_eq!(self.memory.lift(), scripts::lifted(own).unwrap().0);
             }
             Event::Force(force) => {
@@ -289,32 +289,32 @@ impl Both {
     /// Successes that are reported together count like separate ones.
     fn save_up(&mut self, count: u32) {
         let answer = self.run(&scripts::HEARTBEAT, 0, &scripts::heartbeat(&SavedUp::default()));
-        let (standing, _) = scripts::standing(&answer).unwrap();
-        if standing.state != State::Closed {
+        let (shared, _) = scripts::split_reply(&answer).unwrap();
+        if shared.state != State::Closed {
             return;
         }
         let Ok(Some(ticket)) = self.memory.admit() else { return };
         for _ in 0..count {
             self.memory.record(&ticket, Report::new(BreakerSignal::Success, Duration::ZERO));
         }
-        let saved_up = SavedUp { epoch: standing.epoch, successes: count, firsts: 0 };
+        let saved_up = SavedUp { epoch: shared.epoch, successes: count, firsts: 0 };
         self.run(&scripts::REPORT, 0, &scripts::report(&saved_up, None, false));
     }
 
     /// Compares the states of both gates, to the last digit.
     fn compare(&mut self, after: &Event) -> Result<(), TestCaseError> {
         let answer = self.run(&scripts::HEARTBEAT, 0, &scripts::heartbeat(&SavedUp::default()));
-        let (standing, own) = scripts::standing(&answer).unwrap();
+        let (shared, own) = scripts::split_reply(&answer).unwrap();
         let heartbeat = scripts::heartbeat_reply(own).unwrap();
         let view = self.memory.view();
         let mut fleet = Fleet::default();
-        fleet.observe(standing, self.clock.now(), true);
+        fleet.observe(shared, self.clock.now(), true);
         let shared = fleet.seen(self.clock.now()).unwrap();
         if let Some(own) = &view.breaker {
-            let SharedBreakerStatus { standing, forced, why, remaining, epoch } = shared;
+            let SharedBreakerStatus { state, forced, why, remaining, epoch } = shared;
             prop_assert_eq!(
-                (own.standing, own.forced, own.why, own.remaining, own.epoch),
-                (standing, forced, why, remaining, epoch),
+                (own.state, own.forced, own.why, own.remaining, own.epoch),
+                (state, forced, why, remaining, epoch),
                 "after {:?}",
                 after
             );
@@ -328,7 +328,7 @@ impl Both {
         prop_assert_eq!(view.budget, heartbeat.budget, "after {:?}", after);
         prop_assert_eq!(view.paused.unwrap_or_default(), heartbeat.pause, "after {:?}", after);
         let taken: Vec<u32> = view.limits.iter().map(|limit| limit.taken).collect();
-        let ahead = view.limits.iter().zip(&heartbeat.ahead).map(|(limit, ahead)| limit.quota.places(*ahead));
+        let ahead = view.limits.iter().zip(&heartbeat.ahead).map(|(limit, ahead)| limit.quota.requests_ahead(*ahead));
         prop_assert_eq!(taken, ahead.collect::<Vec<_>>(), "after {:?}", after);
         if let Some(own) = &view.breaker {
             self.compare_shown(own, after)?;
@@ -346,7 +346,7 @@ impl Both {
         let [Some(state), Some(failures), Some(successes), opened_at] = values.as_slice() else {
             return Err(TestCaseError::fail(format!("{values:?} after {after:?}")));
         };
-        let closed = own.standing == breaker::BreakerState::Closed;
+        let closed = own.state == breaker::BreakerState::Closed;
         prop_assert_eq!((state.as_str(), kept), (if closed { "closed" } else { "open" }, -1), "after {:?}", after);
         if closed && !own.forced {
             prop_assert_eq!(failures, &own.failures_in_row.to_string(), "after {:?}", after);
@@ -438,9 +438,9 @@ fn a_clock_that_is_set_back_delays_no_attempt() {
         run(late, &scripts::ACQUIRE, &ask);
     }
     let full = run(early, &scripts::ACQUIRE, &ask);
-    let (standing, own) = scripts::standing(&full).unwrap();
+    let (shared, own) = scripts::split_reply(&full).unwrap();
     assert_eq!(scripts::acquired(own), Some(Acquired::Limited { which: Some(0), wait: Duration::from_secs(1) }));
-    let ticket = ProbeTicket { epoch: standing.epoch, lease: None };
+    let ticket = ProbeTicket { epoch: shared.epoch, lease: None };
     let own = scripts::report(
         &SavedUp::default(),
         Some((&ticket, &Report::new(BreakerSignal::Failure, Duration::ZERO))),
@@ -448,6 +448,6 @@ fn a_clock_that_is_set_back_delays_no_attempt() {
     );
     run(late, &scripts::REPORT, &own);
     let open = run(early, &scripts::HEARTBEAT, &scripts::heartbeat(&SavedUp::default()));
-    let state = scripts::standing(&open).unwrap().0.state;
+    let state = scripts::split_reply(&open).unwrap().0.state;
     assert_eq!(state, State::Open { left: Duration::from_secs(60), why: breaker::Trip::Consecutive(1) });
 }

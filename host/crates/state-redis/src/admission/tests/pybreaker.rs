@@ -57,8 +57,8 @@ impl Stage {
         let mut command = redis::cmd("EVAL");
         command.arg(script.source()).arg(self.frame.keys.len()).arg(&self.frame.keys).arg(arguments);
         let answer = command.query(&mut self.server.connection()).unwrap();
-        let (standing, own) = scripts::standing(&answer).unwrap();
-        (standing, own.to_vec())
+        let (shared, own) = scripts::split_reply(&answer).unwrap();
+        (shared, own.to_vec())
     }
 
     fn pass(&mut self, seconds: u64) {
@@ -77,9 +77,9 @@ impl Stage {
     /// The ticket for one attempt, if admitted.
     fn ask(&self) -> Option<ProbeTicket> {
         let own = scripts::acquire(AttemptKind::First, &(Duration::ZERO..=Duration::ZERO), &SavedUp::default(), 0);
-        let (standing, own) = self.run(&scripts::ACQUIRE, &own);
+        let (shared, own) = self.run(&scripts::ACQUIRE, &own);
         match scripts::acquired(&own).unwrap() {
-            Acquired::Go(Go { lease, .. }) => Some(ProbeTicket { epoch: standing.epoch, lease }),
+            Acquired::Go(Go { lease, .. }) => Some(ProbeTicket { epoch: shared.epoch, lease }),
             _ => None,
         }
     }

@@ -88,8 +88,8 @@ impl Host {
         Ok(probe)
     }
 
-    fn standing(&self) -> breaker::BreakerState {
-        self.gate.view().breaker.unwrap().standing
+    fn state(&self) -> breaker::BreakerState {
+        self.gate.view().breaker.unwrap().state
     }
 
     fn opened(&self) -> u64 {
@@ -108,11 +108,11 @@ async fn failures_of_two_hosts_open_the_breaker_of_all() {
         assert_eq!(host.call(Failure).await, Ok(false));
     }
     for host in [&one, &other, &third] {
-        soon("all know", || host.standing() == breaker::BreakerState::Open).await;
+        soon("all know", || host.state() == breaker::BreakerState::Open).await;
         assert!(matches!(host.call(Success).await, Err(Refusal::BreakerOpen { .. })));
-        assert_eq!(host.opened(), 1, "told once");
+        assert_eq!(host.opened(), 1, "reported once");
     }
-    soon("its time is over", || third.standing() == breaker::BreakerState::HalfOpen).await;
+    soon("its time is over", || third.state() == breaker::BreakerState::HalfOpen).await;
     // A refunded probe leaves its place to another one.
     let probe = third.gate.acquire(AttemptKind::First, Duration::ZERO..=Duration::ZERO).await.unwrap();
     assert!(probe.is_probe());
@@ -121,9 +121,9 @@ async fn failures_of_two_hosts_open_the_breaker_of_all() {
     third.gates.flush().await;
     assert_eq!(other.call(Success).await, Ok(true));
     for host in [&one, &other, &third] {
-        soon("all know", || host.standing() == breaker::BreakerState::Closed).await;
+        soon("all know", || host.state() == breaker::BreakerState::Closed).await;
         assert_eq!(host.call(Success).await, Ok(false));
-        assert_eq!(host.events.transitions("api/get", "breaker-closed"), 1, "told once");
+        assert_eq!(host.events.transitions("api/get", "breaker-closed"), 1, "reported once");
     }
 }
 
@@ -140,7 +140,7 @@ async fn one_bad_host_of_three_opens_its_own_breaker_alone() {
     }
     let refused = bad.call(Failure).await;
     assert!(matches!(refused, Err(Refusal::BreakerOpen { why: breaker::Trip::Consecutive(5), .. })), "{refused:?}");
-    assert_eq!(bad.standing(), breaker::BreakerState::Open);
+    assert_eq!(bad.state(), breaker::BreakerState::Open);
     for host in [&good, &third] {
         for _ in 0..10 {
             assert_eq!(host.call(Success).await, Ok(false));
@@ -148,9 +148,9 @@ async fn one_bad_host_of_three_opens_its_own_breaker_alone() {
         assert_eq!(host.opened(), 0);
     }
     // The host's own breaker closes by a probe of its own.
-    soon("its time is over", || bad.standing() == breaker::BreakerState::HalfOpen).await;
+    soon("its time is over", || bad.state() == breaker::BreakerState::HalfOpen).await;
     assert_eq!(bad.call(Success).await, Ok(true));
-    assert_eq!(bad.standing(), breaker::BreakerState::Closed);
+    assert_eq!(bad.state(), breaker::BreakerState::Closed);
 }
 
 #[tokio::test]
@@ -159,11 +159,11 @@ async fn an_operators_word_goes_for_all() {
     let settings = settings(Some(five()), vec![]);
     let [one, other] = [host(&server, &settings).await, host(&server, &settings).await];
     assert!(one.gate.force(breaker::Force::Open(Duration::from_secs(60))).await.unwrap());
-    soon("the other knows", || other.standing() == breaker::BreakerState::Open).await;
+    soon("the other knows", || other.state() == breaker::BreakerState::Open).await;
     assert!(other.gate.view().breaker.unwrap().forced);
     assert!(matches!(other.call(Success).await, Err(Refusal::BreakerOpen { why: breaker::Trip::Forced, .. })));
     assert!(other.gate.force(breaker::Force::Clear).await.unwrap());
-    soon("the first knows", || one.standing() == breaker::BreakerState::HalfOpen).await;
+    soon("the first knows", || one.state() == breaker::BreakerState::HalfOpen).await;
     assert_eq!(one.call(Success).await, Ok(true));
     assert!(one.gate.force(breaker::Force::Close(Duration::from_secs(60))).await.unwrap());
     for _ in 0..20 {
@@ -171,7 +171,7 @@ async fn an_operators_word_goes_for_all() {
     }
     assert!(one.gate.force(breaker::Force::Reset).await.unwrap());
     soon("the other knows", || {
-        other.standing() == breaker::BreakerState::Closed && !other.gate.view().breaker.unwrap().forced
+        other.state() == breaker::BreakerState::Closed && !other.gate.view().breaker.unwrap().forced
     })
     .await;
 }
@@ -279,12 +279,12 @@ async fn without_the_store_each_host_goes_on_with_its_share() {
     let refused = late.gate.acquire(AttemptKind::First, Duration::ZERO..=Duration::ZERO).await.map(drop);
     assert!(matches!(refused, Err(Refusal::RateLimited { .. })), "{refused:?}");
     assert_eq!(other.call(Success).await, Ok(false));
-    assert_eq!(other.standing(), breaker::BreakerState::Closed, "what one saw alone is not the fleet's");
+    assert_eq!(other.state(), breaker::BreakerState::Closed, "what one saw alone is not the fleet's");
 }
 
 impl Host {
     fn standing_alone(&self) -> breaker::BreakerState {
-        self.gate.alone.view().breaker.unwrap().standing
+        self.gate.alone.view().breaker.unwrap().state
     }
 }
 
@@ -296,11 +296,11 @@ async fn an_open_breaker_survives_a_server_that_loses_it() {
     for host in [&one, &one, &one, &one, &other] {
         assert_eq!(host.call(Failure).await, Ok(false));
     }
-    soon("both know", || [&one, &other].iter().all(|host| host.standing() == breaker::BreakerState::Open)).await;
+    soon("both know", || [&one, &other].iter().all(|host| host.state() == breaker::BreakerState::Open)).await;
     server.restart();
     // The first script creates the breaker closed; hosts with a copy open it again.
     let fresh = host(&server, &settings).await;
-    soon("all know", || [&one, &other, &fresh].iter().all(|host| host.standing() == breaker::BreakerState::Open)).await;
+    soon("all know", || [&one, &other, &fresh].iter().all(|host| host.state() == breaker::BreakerState::Open)).await;
     assert!(matches!(one.call(Success).await, Err(Refusal::BreakerOpen { .. })), "never closed in between");
     assert_eq!(one.events.transitions("api/get", "breaker-closed"), 0);
 }
@@ -388,7 +388,7 @@ async fn a_server_with_older_data_closes_nothing() {
     let mut command = redis::cmd("RESTORE");
     command.arg(key).arg(0).arg(older).arg("REPLACE").exec(&mut server.connection()).unwrap();
     let late = host(&server, &settings).await;
-    soon("the one that knows tells the other", || late.standing() == breaker::BreakerState::Open).await;
+    soon("the one that knows tells the other", || late.state() == breaker::BreakerState::Open).await;
     assert!(one.call(Success).await.is_err() && late.call(Success).await.is_err());
     assert_eq!(one.events.transitions("api/get", "breaker-closed"), 0);
 }
@@ -433,7 +433,7 @@ async fn gates_work_on_a_cluster() {
             }
         }
         for gate in &gates {
-            soon("it is pushed", || gate.view().breaker.unwrap().standing == breaker::BreakerState::Open).await;
+            soon("it is pushed", || gate.view().breaker.unwrap().state == breaker::BreakerState::Open).await;
         }
     }
 }

@@ -182,7 +182,7 @@ enum End {
     Release,
 }
 
-/// Runs an owner and drops it after so many polls. Gives its sends, and whether it came to its end.
+/// Runs an owner and drops it after so many polls. Returns its sends, and whether it ended.
 fn owner_dropped_after(polls: usize, setup: &Setup, fence: u128, end: End) -> (u32, bool) {
     let sends = Cell::new(0);
     let mut owner = Box::pin(async {
@@ -226,7 +226,7 @@ async fn an_owner_may_be_cancelled_at_every_await() {
             other => panic!("wedged after {polls} polls: {other:?}"),
         }
     }
-    assert!(ended > 2, "the owner came to its end within {POLLS} polls");
+    assert!(ended > 2, "the owner ended within {POLLS} polls");
 }
 
 #[tokio::test(start_paused = true)]

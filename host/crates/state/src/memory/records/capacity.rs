@@ -17,7 +17,7 @@ const SHARDS: usize = 16;
 const NEW_KEYS_EIGHTHS: usize = 7;
 
 /// The limit in bytes, and the bytes used.
-pub struct Room {
+pub struct Capacity {
     max: usize,
     tenant_max: usize,
     taken: AtomicUsize,
@@ -25,7 +25,7 @@ pub struct Room {
     tenants: [Mutex<HashMap<Tenant, usize>>; SHARDS],
 }
 
-impl Room {
+impl Capacity {
     /// A limit of `max` bytes in total, and `tenant_max` for one tenant.
     pub fn new(max: usize, tenant_max: usize) -> Self {
         let tenants = std::array::from_fn(|_| Mutex::default());
@@ -112,45 +112,45 @@ mod tests {
 
     #[test]
     fn new_entries_are_refused_before_answers_are() {
-        let room = Room::new(800, 800);
-        assert!(room.admit(None, 700) && !room.admit(None, 1), "seven eighths are taken");
-        assert!(room.extend(None, 100) && !room.extend(None, 1), "all of it is taken");
-        room.charge(None, 1);
-        assert_eq!(room.taken(), 801);
-        room.give_back(None, 801);
-        assert!(room.admit(None, 700));
+        let capacity = Capacity::new(800, 800);
+        assert!(capacity.admit(None, 700) && !capacity.admit(None, 1), "seven eighths are taken");
+        assert!(capacity.extend(None, 100) && !capacity.extend(None, 1), "all of it is taken");
+        capacity.charge(None, 1);
+        assert_eq!(capacity.taken(), 801);
+        capacity.give_back(None, 801);
+        assert!(capacity.admit(None, 700));
     }
 
     #[test]
     fn one_tenant_leaves_room_for_the_others() {
-        let room = Room::new(800, 400);
-        assert!(room.admit(Some(tenant(1)), 350) && !room.admit(Some(tenant(1)), 1));
-        assert!(room.admit(Some(tenant(2)), 350), "another tenant has its own share");
-        assert_eq!(room.taken(), 700, "what was refused took nothing");
+        let capacity = Capacity::new(800, 400);
+        assert!(capacity.admit(Some(tenant(1)), 350) && !capacity.admit(Some(tenant(1)), 1));
+        assert!(capacity.admit(Some(tenant(2)), 350), "another tenant has its own share");
+        assert_eq!(capacity.taken(), 700, "what was refused took nothing");
     }
 
     proptest! {
         /// The count equals what is held at each step, and the limits hold.
         #[test]
         fn the_count_is_that_of_what_is_held(steps in prop::collection::vec((0..4_u8, 1..300_usize, any::<bool>()), 1..200)) {
-            let room = Room::new(1600, 800);
+            let capacity = Capacity::new(1600, 800);
             let mut held: Vec<(Option<Tenant>, usize)> = Vec::new();
             for (n, bytes, is_new) in steps {
                 let own = (n > 0).then(|| tenant(n));
                 if is_new {
-                    if room.admit(own, bytes) {
+                    if capacity.admit(own, bytes) {
                         held.push((own, bytes));
                     }
                 } else if let Some((own, bytes)) = held.pop() {
-                    room.give_back(own, bytes);
+                    capacity.give_back(own, bytes);
                 }
-                prop_assert_eq!(room.taken(), held.iter().map(|(_, bytes)| bytes).sum::<usize>());
-                prop_assert!(room.taken() <= 1400);
+                prop_assert_eq!(capacity.taken(), held.iter().map(|(_, bytes)| bytes).sum::<usize>());
+                prop_assert!(capacity.taken() <= 1400);
             }
             for (own, bytes) in held.drain(..) {
-                room.give_back(own, bytes);
+                capacity.give_back(own, bytes);
             }
-            prop_assert_eq!((room.taken(), room.tenants()), (0, 0));
+            prop_assert_eq!((capacity.taken(), capacity.tenants()), (0, 0));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One shard of the records, ordered by expiry. Without a lock of its own: its user locks it.
 
-use super::capacity::Room;
+use super::capacity::Capacity;
 use crate::{
     clock::Timestamp,
     idempotency::{
@@ -57,11 +57,11 @@ impl Shard {
     }
 
     /// Inserts a record, for which [`RECORD_BYTES`] are counted already, and removes one of the same id. Returns the number removed.
-    pub fn put(&mut self, id: RecordId, entry: Entry, room: &Room) -> usize {
-        let replaced = self.remove(id, room);
+    pub fn put(&mut self, id: RecordId, entry: Entry, capacity: &Capacity) -> usize {
+        let replaced = self.remove(id, capacity);
         let record = &entry.record;
         // The record may have taken over the request of an earlier one.
-        room.charge(entry.tenant, entry.bytes() - RECORD_BYTES);
+        capacity.charge(entry.tenant, entry.bytes() - RECORD_BYTES);
         let (phase, expires, due) = (record.phase(), record.expires(), record.due());
         self.order(phase).insert((expires, id));
         self.due.extend(due.map(|due| (due, id)));
@@ -70,7 +70,12 @@ impl Shard {
     }
 
     /// Changes a record in place, and updates its orders and its bytes. `None` if there is no record or `change` returns it.
-    pub fn edit<T>(&mut self, id: RecordId, room: &Room, change: impl FnOnce(&mut Record) -> Option<T>) -> Option<T> {
+    pub fn edit<T>(
+        &mut self,
+        id: RecordId,
+        capacity: &Capacity,
+        change: impl FnOnce(&mut Record) -> Option<T>,
+    ) -> Option<T> {
         let entry = self.records.get_mut(&id)?;
         let (tenant, bytes) = (entry.tenant, entry.bytes());
         let place = |record: &Record| (record.phase(), record.expires(), record.due());
@@ -79,8 +84,8 @@ impl Shard {
         let after = place(&entry.record);
         let bytes_now = entry.bytes();
         // Under the shard's lock, so that a call that removes the record finds its bytes counted.
-        room.charge(tenant, bytes_now.saturating_sub(bytes));
-        room.give_back(tenant, bytes.saturating_sub(bytes_now));
+        capacity.charge(tenant, bytes_now.saturating_sub(bytes));
+        capacity.give_back(tenant, bytes.saturating_sub(bytes_now));
         if before != after {
             self.order(before.0).remove(&(before.1, id));
             self.order(after.0).insert((after.1, id));
@@ -93,13 +98,13 @@ impl Shard {
     }
 
     /// Removes a record and subtracts its bytes. Returns the number removed.
-    pub fn remove(&mut self, id: RecordId, room: &Room) -> usize {
+    pub fn remove(&mut self, id: RecordId, capacity: &Capacity) -> usize {
         let Some(entry) = self.records.remove(&id) else { return 0 };
         self.order(entry.record.phase()).remove(&(entry.record.expires(), id));
         if let Some(due) = entry.record.due() {
             self.due.remove(&(due, id));
         }
-        room.give_back(entry.tenant, entry.bytes());
+        capacity.give_back(entry.tenant, entry.bytes());
         1
     }
 
@@ -124,18 +129,18 @@ impl Shard {
     }
 
     /// Removes the record that expires next, a finished one if there is any. Returns the number removed.
-    pub fn remove_next(&mut self, room: &Room) -> usize {
+    pub fn remove_next(&mut self, capacity: &Capacity) -> usize {
         let next = self.finished.first().or(self.live.first()).copied();
-        next.map_or(0, |(_, id)| self.remove(id, room))
+        next.map_or(0, |(_, id)| self.remove(id, capacity))
     }
 
     /// Removes up to `limit` expired records. Returns the number removed.
-    pub fn sweep(&mut self, now: Timestamp, limit: usize, room: &Room) -> usize {
+    pub fn sweep(&mut self, now: Timestamp, limit: usize, capacity: &Capacity) -> usize {
         let mut removed = 0;
         while removed < limit {
             let expired = [&self.live, &self.finished].into_iter().filter_map(Order::first).find(|(at, _)| *at <= now);
             let Some((_, id)) = expired.copied() else { break };
-            removed += self.remove(id, room);
+            removed += self.remove(id, capacity);
         }
         // A hash table never shrinks by itself: after a peak it would keep its memory.
         if limit == usize::MAX && self.records.capacity() > 4 * self.records.len().max(64) {

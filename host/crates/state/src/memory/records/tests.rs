@@ -77,9 +77,16 @@ async fn live_records_never_make_room() {
         full.to_string(),
         "idempotency records hold 3 entries, the maximum, and all are in use; try again later or raise the limit"
     );
-    assert!(matches!(begin_now(&records, 3, 5).unwrap(), RecordBegin::Reconcile { .. }), "what is there needs no room");
+    assert!(
+        matches!(begin_now(&records, 3, 5).unwrap(), RecordBegin::Reconcile { .. }),
+        "what is there needs no space"
+    );
     advance(LOCK).await;
-    assert_eq!(begin_now(&records, 4, 6).unwrap(), RecordBegin::New, "a crashed owner that sent nothing takes no room");
+    assert_eq!(
+        begin_now(&records, 4, 6).unwrap(),
+        RecordBegin::New,
+        "a crashed owner that sent nothing takes no space"
+    );
     assert!(begin_now(&records, 5, 7).is_err(), "one that sent does");
 }
 
@@ -94,17 +101,20 @@ async fn unknown_writes_without_a_key_leave_room_for_keys() {
     };
     leave(1);
     leave(2);
-    assert!(events.after(0).is_empty(), "there was room for two");
+    assert!(events.after(0).is_empty(), "there was space for two");
     leave(3);
     leave(4);
     assert_eq!(records.len(), 2);
-    let told: Vec<_> = events.after(0).into_iter().map(|event| (event.kind, event.text)).collect();
-    assert!(matches!(&told[..], [("write-unrecorded", text)] if text.contains("half of the 4 allowed")), "{told:?}");
+    let reported: Vec<_> = events.after(0).into_iter().map(|event| (event.kind, event.text)).collect();
+    assert!(
+        matches!(&reported[..], [("write-unrecorded", text)] if text.contains("half of the 4 allowed")),
+        "{reported:?}"
+    );
     for n in [5, 6] {
         finish_now(&records, n, n.into(), "x");
     }
     begin_now(&records, 7, 7).unwrap_err();
-    // Settling a record makes room again.
+    // Settling a record frees space again.
     assert_eq!(records.resolve(id(1), Resolution::NotApplied).into_inner().unwrap(), Resolved::Done);
     leave(8);
     assert_eq!(records.unsettled(10).into_inner().unwrap().len(), 2);
@@ -118,14 +128,15 @@ fn taken(body: &str) -> usize {
 #[tokio::test(start_paused = true)]
 async fn answers_take_a_bounded_room() {
     let body = "x".repeat(10_000);
-    let room = 10 * taken(&body) + 20 * taken("");
-    let records = MemoryRecords::new(Clock::system(), Limits { bytes: room, tenant_bytes: room, ..limits(1000) });
+    let capacity = 10 * taken(&body) + 20 * taken("");
+    let records =
+        MemoryRecords::new(Clock::system(), Limits { bytes: capacity, tenant_bytes: capacity, ..limits(1000) });
     for n in 1..=20 {
         assert_eq!(begin_now(&records, n, n.into()).unwrap(), RecordBegin::New);
     }
     for n in 1..=20 {
         records.finish(id(n), FencingToken(n.into()), stored(&body)).into_inner().unwrap();
-        assert!(records.bytes() <= room, "after {n}");
+        assert!(records.bytes() <= capacity, "after {n}");
     }
     assert_eq!(records.len(), 20, "none is forgotten");
     let kept = |n| matches!(begin_now(&records, n, 99).unwrap(), RecordBegin::Replay(kept) if matches!(*kept, Stored::Answer(_)));
@@ -138,27 +149,30 @@ async fn answers_take_a_bounded_room() {
 /// Under endless keyed writes, new keys are refused before memory is used up, and known keys still get their responses.
 #[tokio::test(start_paused = true)]
 async fn new_keys_are_refused_before_the_memory_is_used_up() {
-    let room = 1 << 20;
-    let records = MemoryRecords::new(Clock::system(), Limits { bytes: room, tenant_bytes: room, ..limits(1_000_000) });
+    let capacity = 1 << 20;
+    let records =
+        MemoryRecords::new(Clock::system(), Limits { bytes: capacity, tenant_bytes: capacity, ..limits(1_000_000) });
     let admitted = (0..60_000).take_while(|n| begin_now(&records, *n, 1 + u128::from(*n)).is_ok()).count() as u16;
     assert!((100..59_999).contains(&admitted), "{admitted} keys in a mebibyte");
-    assert!(records.bytes() <= room / 8 * 7);
+    assert!(records.bytes() <= capacity / 8 * 7);
     let refused = begin_now(&records, admitted, 99).unwrap_err();
-    assert!(matches!(refused, RecordError::NoRoom { .. }), "{refused}");
-    assert!(matches!(begin_now(&records, 0, 99).unwrap(), RecordBegin::InFlight { .. }), "a known key needs no room");
+    assert!(matches!(refused, RecordError::NoCapacity { .. }), "{refused}");
+    assert!(matches!(begin_now(&records, 0, 99).unwrap(), RecordBegin::InFlight { .. }), "a known key needs no space");
     for n in 0..admitted {
         records.finish(id(n), FencingToken(1 + u128::from(n)), stored("done")).into_inner().unwrap();
     }
     assert!(matches!(begin_now(&records, 0, 99).unwrap(), RecordBegin::Replay(kept) if *kept == stored("done")));
     advance(KEEP).await;
-    assert_eq!(begin_now(&records, admitted, 100).unwrap(), RecordBegin::New, "what has expired makes room");
+    assert_eq!(begin_now(&records, admitted, 100).unwrap(), RecordBegin::New, "what has expired frees space");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_tenant_that_fills_its_share_leaves_the_others_theirs() {
-    let room = 1 << 20;
-    let records =
-        MemoryRecords::new(Clock::system(), Limits { bytes: room, tenant_bytes: room / 2, ..limits(1_000_000) });
+    let capacity = 1 << 20;
+    let records = MemoryRecords::new(
+        Clock::system(),
+        Limits { bytes: capacity, tenant_bytes: capacity / 2, ..limits(1_000_000) },
+    );
     let tenant = |name: &str| {
         let header = HeaderName::from_static("x-tenant");
         let headers = HeaderMap::from_iter([(header.clone(), HeaderValue::from_str(name).unwrap())]);
@@ -266,7 +280,7 @@ fn of_many_threads_one_is_new_and_the_limit_holds() {
                         }
                         Ok(RecordBegin::Replay(_) | RecordBegin::InFlight { .. }) => {
                             let crowded = begin_now(records, n + 40, fence);
-                            assert!(crowded.is_err() || n < 39, "key {n} had room behind it: {crowded:?}");
+                            assert!(crowded.is_err() || n < 39, "key {n} had space behind it: {crowded:?}");
                             if let Ok(RecordBegin::New) = crowded {
                                 records.abandon_record(id(n + 40), FencingToken(fence), Leaving::at_once(None));
                             }
@@ -298,20 +312,20 @@ async fn a_request_that_takes_an_orphan_over_leaves_no_record_of_its_own() {
         let opening = BeginRequest { fingerprint: Fingerprint::of_record(ticket.id), ..opening(fence.into(), 0) };
         Arriving { ticket, opening, fingerprint_lock: None, max: 10, intent: None }
     };
-    for looks_again in [true, false] {
+    for is_repeated in [true, false] {
         let clock = Clock::system();
         let memory = Arc::new(MemoryRecords::new(clock, Limits::default()));
         let records: Arc<dyn Records> = Arc::clone(&memory) as _;
         let older = Place::asking(&records, clock, &arriving(1));
         assert!(matches!(records.arrive(arriving(1)).await.unwrap(), Arrived::Listed { .. }));
         let own = Place::asking(&records, clock, &arriving(2));
-        if looks_again {
+        if is_repeated {
             assert!(matches!(records.arrive(arriving(2)).await.unwrap(), Arrived::Listed { .. }));
         }
         older.abandon();
         own.abandon();
         assert!(records.status(id(2)).await.unwrap().is_some(), "tripwire: its caller's leaving wrote it");
-        if looks_again {
+        if is_repeated {
             assert_eq!(records.recheck_orphan(arriving(2).ticket).await.unwrap(), Some(id(1)));
         } else {
             assert!(
@@ -319,8 +333,8 @@ async fn a_request_that_takes_an_orphan_over_leaves_no_record_of_its_own() {
             );
             own.adopts(id(1));
         }
-        assert_eq!(records.status(id(2)).await.unwrap(), None, "looks again: {looks_again}");
-        assert!(records.status(id(1)).await.unwrap().is_some(), "looks again: {looks_again}");
-        assert_eq!(memory.held.load(Relaxed), 1, "looks again: {looks_again}");
+        assert_eq!(records.status(id(2)).await.unwrap(), None, "repeated: {is_repeated}");
+        assert!(records.status(id(1)).await.unwrap().is_some(), "repeated: {is_repeated}");
+        assert_eq!(memory.held.load(Relaxed), 1, "repeated: {is_repeated}");
     }
 }

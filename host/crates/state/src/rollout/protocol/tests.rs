@@ -37,12 +37,12 @@ fn proposed() -> Agreement {
 #[test]
 fn all_hosts_have_it_before_any_switches() {
     let mut all = proposed();
-    assert_eq!((all.standing.generation, all.members["a"].staged), (0, Some(7)));
+    assert_eq!((all.state.generation, all.members["a"].staged), (0, Some(7)));
     say(&mut all, "b", Some(7), &Message::Heartbeat, NOW);
-    assert_eq!(all.standing.generation, 0);
+    assert_eq!(all.state.generation, 0);
     say(&mut all, "c", Some(7), &Message::Heartbeat, NOW);
-    assert_eq!((all.standing.generation, all.standing.chosen), (1, PolicyRef::Artifact(digest(1))));
-    assert_eq!((all.standing.before, all.proposal), (Some(PolicyRef::Artifact(digest(0))), None));
+    assert_eq!((all.state.generation, all.state.chosen), (1, PolicyRef::Artifact(digest(1))));
+    assert_eq!((all.state.before, all.proposal), (Some(PolicyRef::Artifact(digest(0))), None));
 }
 
 #[test]
@@ -50,12 +50,12 @@ fn a_host_that_cannot_get_it_is_waited_for_and_left_behind() {
     let mut all = proposed();
     let mut at = NOW;
     while at < NOW.after(STAGING_TIME) {
-        assert_eq!(all.standing.generation, 0, "{at:?}");
+        assert_eq!(all.state.generation, 0, "{at:?}");
         at = at.after(Duration::from_secs(1));
         say(&mut all, "a", Some(7), &Message::Heartbeat, at);
         say(&mut all, "c", None, &Message::Heartbeat, at);
     }
-    assert_eq!((all.standing.generation, all.members.len()), (1, 2), "b died");
+    assert_eq!((all.state.generation, all.members.len()), (1, 2), "b died");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn one_refusal_ends_it_for_all() {
     let mut all = proposed();
     let refuse = Message::Refuse { id: 7, step: "signature", reason: "no".to_owned() };
     assert_eq!(say(&mut all, "c", None, &refuse, NOW), MessageOutcome::Done);
-    assert_eq!((all.standing.generation, all.proposal.as_ref()), (0, None));
+    assert_eq!((all.state.generation, all.proposal.as_ref()), (0, None));
     assert_eq!(
         all.aborted.as_ref().map(|aborted| (aborted.by.as_str(), aborted.step.as_str())),
         Some(("c", "signature"))
@@ -75,18 +75,18 @@ fn one_refusal_ends_it_for_all() {
 fn a_rolled_back_component_returns_only_by_promotion() {
     let mut one = Agreement::default();
     assert_eq!(say(&mut one, "a", None, &announce(7, 1), NOW), MessageOutcome::Done);
-    assert_eq!(one.standing.generation, 1, "alone it waits for nobody");
+    assert_eq!(one.state.generation, 1, "alone it waits for nobody");
     assert_eq!(say(&mut one, "a", None, &announce(8, 1), NOW), MessageOutcome::Serving);
     let back = |generation, of| Message::RollBack { generation, chosen: artifact(of), why: Why::Fault };
     assert_eq!(say(&mut one, "a", None, &back(0, 1), NOW), MessageOutcome::Stale);
     assert_eq!(say(&mut one, "a", None, &back(1, 2), NOW), MessageOutcome::Stale);
     assert_eq!(say(&mut one, "a", None, &back(1, 1), NOW), MessageOutcome::Done);
-    assert_eq!((one.standing.generation, one.standing.chosen), (2, artifact(0)));
+    assert_eq!((one.state.generation, one.state.chosen), (2, artifact(0)));
     assert_eq!(say(&mut one, "a", None, &back(2, 0), NOW), MessageOutcome::NoOther);
     assert_eq!(say(&mut one, "a", None, &announce(9, 1), NOW), MessageOutcome::Quarantined);
     let promote = Message::Announce { id: 10, digest: digest(1), promoted: true, from: digest(0), others: Vec::new() };
     assert_eq!(say(&mut one, "a", None, &promote, NOW), MessageOutcome::Done);
-    assert_eq!((one.standing.why, one.standing.quarantined.len()), (Why::Promoted, 0));
+    assert_eq!((one.state.why, one.state.quarantined.len()), (Why::Promoted, 0));
 }
 
 #[test]
@@ -95,13 +95,13 @@ fn an_operator_takes_back_what_is_proposed_and_not_what_serves() {
     assert_eq!(say(&mut all, "a", None, &announce(7, 1), NOW), MessageOutcome::Done);
     say(&mut all, "b", None, &Message::Heartbeat, NOW);
     assert_eq!(say(&mut all, "a", None, &announce(8, 2), NOW), MessageOutcome::Done);
-    let before = all.standing.clone();
+    let before = all.state.clone();
     let back = Message::RollBack { generation: 1, chosen: artifact(1), why: Why::Operator };
     assert_eq!(say(&mut all, "b", None, &back, NOW), MessageOutcome::Aborted);
-    assert_eq!((&all.standing, &all.proposal), (&before, &None));
+    assert_eq!((&all.state, &all.proposal), (&before, &None));
     assert_eq!(all.aborted.as_ref().map(|own| (own.id, own.step.as_str())), Some((8, "operator")));
     assert_eq!(say(&mut all, "b", None, &back, NOW), MessageOutcome::Done, "now it is what serves that is meant");
-    assert_eq!((all.standing.chosen, &all.standing.quarantined[..]), (artifact(0), &[digest(1)][..]));
+    assert_eq!((all.state.chosen, &all.state.quarantined[..]), (artifact(0), &[digest(1)][..]));
 }
 
 /// If the announced component is the configured one, there is no policy to roll back to.
@@ -109,10 +109,10 @@ fn an_operator_takes_back_what_is_proposed_and_not_what_serves() {
 fn the_fleet_never_rolls_back_to_the_same_component() {
     let mut all = Agreement::default();
     assert_eq!(say(&mut all, "a", None, &announce(7, 0), NOW), MessageOutcome::Done);
-    assert_eq!((all.standing.generation, all.standing.before), (1, None));
+    assert_eq!((all.state.generation, all.state.before), (1, None));
     let back = Message::RollBack { generation: 1, chosen: artifact(0), why: Why::Operator };
     assert_eq!(say(&mut all, "a", None, &back, NOW), MessageOutcome::NoOther);
-    assert!(all.standing.quarantined.is_empty());
+    assert!(all.state.quarantined.is_empty());
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn an_announcement_waits_until_every_living_host_is_known() {
     assert_eq!(lost.proposal, None);
     say(&mut lost, "b", None, &Message::Heartbeat, NOW);
     assert_eq!(say(&mut lost, "a", None, &announce, NOW), MessageOutcome::Done);
-    assert_eq!(lost.standing.generation, 0, "b is waited for");
+    assert_eq!(lost.state.generation, 0, "b is waited for");
 }
 
 /// An old copy on disk does not overrule a fleet that began a new line meanwhile.
@@ -132,16 +132,16 @@ fn an_announcement_waits_until_every_living_host_is_known() {
 fn another_lines_generation_is_written_back_only_where_there_is_none() {
     let mut all = Agreement::default();
     assert_eq!(say(&mut all, "a", None, &announce(7, 1), NOW), MessageOutcome::Done);
-    assert_eq!(all.standing.line, 7);
-    let young = all.standing.clone();
+    assert_eq!(all.state.line, 7);
+    let young = all.state.clone();
     let old = FleetState { line: 3, generation: 9, chosen: artifact(5), ..FleetState::default() };
     all.apply(&host_status("old", None), &old, &Message::Heartbeat, NOW);
-    assert_eq!(all.standing, young);
+    assert_eq!(all.state, young);
     all.apply(&host_status("old", None), &FleetState { line: 7, ..old.clone() }, &Message::Heartbeat, NOW);
-    assert_eq!((all.standing.generation, all.standing.chosen), (9, artifact(5)), "the same line");
+    assert_eq!((all.state.generation, all.state.chosen), (9, artifact(5)), "the same line");
     let mut lost = Agreement::default();
     lost.apply(&host_status("old", None), &old, &Message::Heartbeat, NOW);
-    assert_eq!(lost.standing, old);
+    assert_eq!(lost.state, old);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn the_highest_generation_that_a_live_host_knows_is_written_back() {
     let known = |generation| FleetState { generation, chosen: PolicyRef::Artifact(digest(1)), ..FleetState::default() };
     for (own, expected) in [(4, 4), (5, 5), (3, 5)] {
         lost.apply(&host_status("a", None), &known(own), &Message::Heartbeat, NOW);
-        assert_eq!(lost.standing.generation, expected);
+        assert_eq!(lost.state.generation, expected);
     }
 }
 
@@ -161,5 +161,5 @@ fn a_clock_that_is_set_back_delays_no_switch() {
     say(&mut all, "a", Some(7), &Message::Heartbeat, back);
     let later = back.after(STAGING_TIME);
     say(&mut all, "a", Some(7), &Message::Heartbeat, later);
-    assert_eq!((all.standing.generation, all.members.len()), (1, 1));
+    assert_eq!((all.state.generation, all.members.len()), (1, 1));
 }

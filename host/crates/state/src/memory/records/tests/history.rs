@@ -83,7 +83,7 @@ struct Owner {
     until: Timestamp,
     marked: Option<Timestamp>,
     /// Whether the owner must verify earlier sends.
-    told: bool,
+    must_verify: bool,
 }
 
 struct World {
@@ -283,8 +283,8 @@ impl World {
         require(!self.locked(key), || format!("key {key}: two owners may send at once"))?;
         let known = self.known.entry(key).or_default();
         let first = known.unknown_since.is_none() && known.answer.is_none();
-        // The main property: an owner repeats another owner's send only if it was told to verify first.
-        require(first || owner.told || owner.marked.is_some(), || format!("key {key}: sent twice"))?;
+        // The main property: an owner repeats another owner's send only if it was must_verify to verify first.
+        require(first || owner.must_verify || owner.marked.is_some(), || format!("key {key}: sent twice"))?;
         require(known.answer.is_none(), || format!("key {key}: sent after it was answered"))?;
         known.unknown_since = known.unknown_since.max(Some(now));
         known.doubtful = false;
@@ -302,7 +302,7 @@ impl World {
         let locked = self.locked(key);
         let recorded = locked || ((known.unknown_since.is_some() || known.answer.is_some()) && !known.lost);
         let begun = begin(&self.records, self.clock, id(key), opening).await;
-        let (guard, told) = match begun {
+        let (guard, must_verify) = match begun {
             Err(RecordError::Full { .. }) => {
                 let cleared = |key: &u16| self.known.get(key).is_some_and(|known| known.cleared);
                 let live = (0..KEYS).filter(|key| self.live(*key) || self.answered(*key) || cleared(key)).count();
@@ -350,7 +350,7 @@ impl World {
             std::mem::take(&mut self.late).into_iter().partition::<Vec<_>, _>(|(of, _)| *of == key);
         self.late = late;
         self.superseded.extend(superseded.into_iter().map(|(_, guard)| guard));
-        self.owners.push(Owner { guard, key, until: now.after(LOCK), marked: None, told });
+        self.owners.push(Owner { guard, key, until: now.after(LOCK), marked: None, must_verify });
         Ok(())
     }
 
