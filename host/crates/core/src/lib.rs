@@ -1,15 +1,15 @@
 //! The decisions of Triage as pure functions: breaker, rate limits, retry, idempotency records, and the contract's types.
 //!
-//! Nothing here does I/O. Each transition takes the state, the event and the time, so that tests play any history, and so that the
-//! store in memory and the scripts of Redis can be compared with it. Time and chance come from [`clock`] and [`rng`] only.
+//! No function here does I/O. Each transition takes the state, the event and the time, so that tests can play any history, and can compare
+//! the store in memory and the Redis scripts with the pure functions. Time and random numbers come from [`clock`] and [`rng`] only.
 //!
 //! | module | decides |
 //! |---|---|
 //! | [`contract`] | nothing: the types of the policy contract, free of wasmtime |
-//! | [`breaker`] | whether an upstream is asked, and when it is tried again |
-//! | [`rate_limit`] | when the next request may go (GCRA), and what a throttled answer does to the rate |
-//! | [`retry`] | what the host makes of a policy's verdict, and how many retries there may be |
-//! | [`idempotency`] | what a request with a key, or one equal to another, may do |
+//! | [`breaker`] | whether an attempt is admitted, and when an open breaker admits probes |
+//! | [`rate_limit`] | when the next request may be sent (GCRA), and how a throttled response lowers the rate |
+//! | [`retry`] | whether the host follows a policy's verdict, and how many retries are allowed |
+//! | [`idempotency`] | whether a request with a key, or one equal to another, is sent, replayed, verified or refused |
 //! | [`route`] | which endpoint a path belongs to |
 
 pub mod breaker;

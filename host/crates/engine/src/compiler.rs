@@ -228,8 +228,8 @@ fn compiled(tier: &str, component: &[u8]) -> Compiled {
     engine.precompile_component(component).map_err(|error| format!("{error:#}"))
 }
 
-/// Lowers this process's priority behind the host: for the processor, and as the first to be killed when memory runs out. It also ends with
-/// its parent.
+/// Gives this process a lower priority than the host's for the processor, makes it the first one that the kernel kills when memory runs
+/// out, and lets it end with its parent.
 fn step_back() {
     // Ignore refusals: the parent's limits hold without these settings.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));

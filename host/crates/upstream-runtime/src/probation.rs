@@ -15,8 +15,8 @@ const PROBATION_TIME: Duration = Duration::from_secs(60);
 const MIN_FAULTS: u32 = 3;
 /// The percentage of faults at which a generation is bad.
 const MAX_FAULT_PERCENT: u32 = 1;
-/// Overruns in a window at which a generation is bad, whatever their share: each one blocks a core for milliseconds that other endpoints
-/// need.
+/// The number of overruns in a window from which a generation is bad, whatever their share of the calls: each overrun blocks a core for
+/// milliseconds that other endpoints need.
 const MAX_OVERRUNS: u32 = 3;
 
 /// The result of a policy call.

@@ -92,7 +92,7 @@ pub(crate) struct Component {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Announced {
     /// The digest of the manifest, as `triage policy push` prints it.
-    // Optional here, so that the refusal of a missing digest says what it must name.
+    // Optional in this type only, so that a request without a digest gets the host's error text instead of serde's.
     #[schema(value_type = String, required, pattern = "^(sha256:)?[0-9a-fA-F]{64}$")]
     pub(crate) digest: Option<String>,
 }

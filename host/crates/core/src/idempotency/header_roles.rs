@@ -1,10 +1,10 @@
-//! What a header field says of its request: whose request it is, which operation it names, or only how it travels. All code that
-//! compares requests, or sends another request in a caller's name, takes its lists from here. The reasons stand in
+//! The roles of header fields: they identify the caller, name the operation, or concern only the transport of one message. All code that
+//! compares requests, or sends a verification with a caller's credentials, uses these lists. For the reasons see
 //! `host/docs/src/design/orphans.md` and `host/docs/src/concepts/settlement.md`.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// Credentials: upstreams tell callers apart by them. The default of `idempotency.tenant_header`.
+/// Credentials, by which upstreams distinguish callers. The default of `idempotency.tenant_header`.
 pub static CREDENTIALS: [HeaderName; 7] = [
     header::AUTHORIZATION,
     header::COOKIE,
@@ -15,8 +15,8 @@ pub static CREDENTIALS: [HeaderName; 7] = [
     HeaderName::from_static("x-auth-token"),
 ];
 
-/// Fields that name the operation, its target or how its body is to be read: with another value the same path and body ask for
-/// something else.
+/// Fields that name the operation, its target or the encoding of its body: with another value, the same path and body are another
+/// operation.
 const OPERATION: [&str; 10] = [
     "content-encoding",
     "content-range",
@@ -42,11 +42,11 @@ const CONDITION: [&str; 8] = [
     "range",
 ];
 
-/// How an answer is to be given. A verification's policy says so itself, since it must be able to read the answer.
+/// Fields that choose the form of the response. For a verification the policy sets them itself, because it must be able to read the response.
 const ANSWER: [&str; 7] =
     ["accept", "accept-charset", "accept-encoding", "cache-control", "pragma", "prefer", "want-digest"];
 
-/// What names or dates one message. A verification is another message.
+/// Fields that identify or date one message. A verification is another message.
 const MESSAGE: [&str; 14] = [
     "b3",
     "baggage",
@@ -80,13 +80,13 @@ fn distinguishes_requests(name: &HeaderName) -> bool {
         || contains(text, b"partition")
 }
 
-/// Names are short: a comparison at each place costs less than to prepare a search.
+/// Compares at each position: header names are short, so preparing a search would cost more.
 fn contains<const LENGTH: usize>(name: &str, part: &[u8; LENGTH]) -> bool {
     name.as_bytes().windows(LENGTH).any(|window| window == part)
 }
 
-/// The fields by which requests without a key differ, and those with `own` names: the tenant's, and the upstream's own key. Values of
-/// one name stay in their order; the order of names does not count.
+/// The fields that distinguish requests without a key, and those that `own` accepts: the tenant's, and the upstream's own key. Sorted by
+/// name; several values of one name stay in their order.
 pub fn distinguishing_headers(
     headers: &HeaderMap,
     own: impl Fn(&HeaderName) -> bool,
@@ -97,9 +97,9 @@ pub fn distinguishing_headers(
     fields
 }
 
-/// Whether a verification carries this field of the write. An upstream may choose by any field which data a request sees, and a search
-/// of other data proves nothing. So a verification carries all of them but those of the body, of conditions, of the operation (an
-/// override of the method would make a write of a read), of the answer's form, of idempotency, and of the one message.
+/// Whether a verification carries this field of the write. Any field may select the data that the upstream searches, such as a tenant's, and
+/// a search of other data proves nothing. So a verification carries all fields but those of the body, of conditions, of the operation (an
+/// override of the method would turn the read into a write), of the response's form, of idempotency and of one message.
 pub fn is_carried_by_verification(name: &HeaderName) -> bool {
     let text = name.as_str();
     let is_left_out = text.starts_with("content-")

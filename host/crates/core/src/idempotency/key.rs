@@ -1,4 +1,4 @@
-//! What a caller says about repeating itself: `Idempotency-Key` and `Triage-Maybe-Sent`.
+//! The headers of a caller about repetitions of its request: `Idempotency-Key` and `Triage-Maybe-Sent`.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::fmt;
@@ -6,10 +6,10 @@ use std::fmt;
 /// The header that carries the key (draft-ietf-httpapi-idempotency-key-header).
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The header by which a caller says that it may have sent this request before, through a host that has since forgotten it.
+/// The header by which a caller declares that it may have sent this request before, through a host that has no record of it any more.
 pub const MAYBE_SENT: HeaderName = HeaderName::from_static("triage-maybe-sent");
 
-/// The most characters a key may have.
+/// The maximum length of a key, in characters.
 pub const MAX_KEY_LEN: usize = 255;
 
 /// A caller's idempotency key: 1 to 255 visible ASCII characters. Callers may use secrets as keys, so `Debug` hides it.
@@ -26,25 +26,25 @@ pub struct Keyed {
     pub maybe_sent: bool,
 }
 
-/// A header that cannot be honoured. The display texts are public: they are the detail of the 400 that the caller gets.
+/// Why a header is invalid. The texts are public: each is the detail of the 400 that the caller gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// Several `Idempotency-Key` headers.
     #[error("the request has {count} idempotency-key headers; send exactly one")]
     Repeated {
-        /// How many.
+        /// The number of headers.
         count: usize,
     },
-    /// No character.
+    /// The key is empty.
     #[error("the idempotency-key is empty; send 1 to 255 visible ascii characters, such as a uuid")]
     Empty,
-    /// Too many characters.
+    /// The key is too long.
     #[error("the idempotency-key has {len} characters; send 1 to 255, such as a uuid")]
     TooLong {
         /// How many; for a quoted key the count before its escapes are resolved.
         len: usize,
     },
-    /// A character that a key cannot have.
+    /// The key has an invalid character.
     #[error(
         "the idempotency-key has an invalid byte at position {at}; send visible ascii without spaces, and quote a key \
          with a comma, semicolon, quote or backslash"
@@ -53,7 +53,7 @@ pub enum KeyError {
         /// Where, from 0, in the header's value.
         at: usize,
     },
-    /// A quoted string that does not end where the value ends.
+    /// A quoted string whose end is not the end of the value.
     #[error("the idempotency-key is not one well-formed quoted string; close the quote and send nothing after it")]
     Quoting,
     /// `Triage-Maybe-Sent` with another value, or several of them.
@@ -68,10 +68,10 @@ pub enum KeyError {
 }
 
 impl Keyed {
-    /// Reads both headers. None where there is no key.
+    /// Reads both headers. None without a key.
     ///
     /// # Errors
-    /// [`KeyError`] says which header is malformed and how to mend it.
+    /// [`KeyError`] says which header is malformed and the remedy.
     pub fn parse(headers: &HeaderMap) -> Result<Option<Self>, KeyError> {
         let key = Key::parse(headers)?;
         match (key, maybe_sent(headers)?) {
@@ -83,10 +83,10 @@ impl Keyed {
 }
 
 impl Key {
-    /// Reads the key, quoted as RFC 8941 section 3.3.3 has it or bare as most clients send it; `abc` and `"abc"` are the same key.
+    /// Reads the key: a quoted string (RFC 8941 section 3.3.3), or a bare word as most clients send it. `abc` and `"abc"` are the same key.
     ///
     /// # Errors
-    /// [`KeyError`] where there are several headers or the value is not one key.
+    /// [`KeyError`] if there are several headers, or the value is no key.
     pub fn parse(headers: &HeaderMap) -> Result<Option<Self>, KeyError> {
         match headers.get_all(&IDEMPOTENCY_KEY).iter().count() {
             0 => Ok(None),
@@ -124,7 +124,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A comma would be two headers that a proxy joined, a semicolon the start of parameters: neither is taken for part of a bare key.
+/// A bare key must not contain a comma, by which a proxy joins two headers, or a semicolon, which begins parameters.
 fn bare_characters(bytes: &[u8]) -> Result<String, KeyError> {
     let mut key = String::with_capacity(bytes.len());
     for (at, byte) in bytes.iter().enumerate() {

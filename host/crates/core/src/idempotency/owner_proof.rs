@@ -6,33 +6,33 @@ use crate::rng::Rng;
 use ring::hmac::{self, HMAC_SHA256};
 use std::fmt;
 
-/// A proof's length in bytes: 128 bits, which no caller guesses.
+/// A proof's length in bytes: 128 bits cannot be guessed.
 pub const PROOF_BYTES: usize = 16;
 
 /// Makes and checks proofs.
 pub struct OwnerProofs(Vec<hmac::Key>);
 
 impl OwnerProofs {
-    /// With the secrets that hosts share: the first one makes proofs, all of them check. Without any there are no proofs, and no caller
-    /// reads a record: what every caller could compute would prove nothing.
+    /// Uses secrets that all hosts of a fleet have. The first one makes proofs; a proof of any of them is valid. Without a secret no proof is
+    /// made or valid, and so no caller can read a record.
     pub fn shared(secrets: Vec<hmac::Key>) -> Self {
         Self(secrets)
     }
 
-    /// With a secret of this process, for records that end with it.
+    /// Uses a random secret of this process, for records in its memory.
     pub fn of_process(entropy: &Rng) -> Self {
         let secret: Vec<u8> = (0..4).flat_map(|_| entropy.next().to_le_bytes()).collect();
         Self(vec![hmac::Key::new(HMAC_SHA256, &secret)])
     }
 
-    /// The proof of the caller that is this tenant of this upstream; none without a secret. Give it only for a record of that tenant
-    /// and upstream: the reader of a record is compared with nothing else.
+    /// The proof that this tenant of this upstream owns the record; none without a secret. Call it only for the record's own tenant and
+    /// upstream, because the proof alone lets its holder read the record.
     pub fn of(&self, id: RecordId, tenant: &Tenant, upstream: &str) -> Option<[u8; PROOF_BYTES]> {
         let code = hmac::sign(self.0.first()?, &message(id, tenant, upstream));
         code.as_ref().first_chunk().copied()
     }
 
-    /// Whether the proof is this tenant's, of this upstream. Takes the same time wherever it differs.
+    /// Whether the proof is valid for this tenant and upstream. Takes the same time for every invalid proof, so that timing reveals no byte.
     pub fn holds(&self, id: RecordId, tenant: &Tenant, upstream: &str, proof: &[u8]) -> bool {
         use subtle::ConstantTimeEq as _;
         let message = message(id, tenant, upstream);
@@ -41,7 +41,7 @@ impl OwnerProofs {
     }
 }
 
-/// All parts but the last have a fixed length, so that no two splits are one message.
+/// The signed message. All parts but the last have a fixed length, so that two different inputs never give one message.
 fn message(id: RecordId, tenant: &Tenant, upstream: &str) -> Vec<u8> {
     [&b"record-owner"[..], tenant.as_bytes(), id.as_bytes(), upstream.as_bytes()].concat()
 }

@@ -7,13 +7,13 @@
 use http::{HeaderMap, HeaderName, StatusCode};
 use std::time::Duration;
 
-/// Bytes of an answer's body that are searched for words about the key: enough for a problem document.
+/// The number of bytes of a response's body that are searched for a marker: enough for a problem document.
 pub const BODY_BYTES: usize = 4096;
 
-/// Headers by which upstreams mark an answer that is stored and given again. Stripe's name, and one that others use.
+/// Headers by which upstreams mark a replayed response: Stripe's name, and one that other APIs use.
 const REPLAY_HEADERS: [&str; 2] = ["idempotent-replayed", "idempotency-replayed"];
 
-/// Words about the key in the body of a 409 for a request that is still in progress: Stripe's error code, the title in
+/// Markers in the body of a 409 which say that another request with the key is still in progress: Stripe's error code, words of the title in
 /// draft-ietf-httpapi-idempotency-key-header, and Triage's own problem type.
 const IN_PROGRESS_WORDS: [&str; 5] =
     ["idempotency_key_in_use", "outstanding", "in progress", "in-progress", "urn:triage:problem:in-flight"];

@@ -1,10 +1,11 @@
 //! A response before the caller's own timeout: `Prefer: wait=N`.
 //!
-//! A caller that leaves at its timeout learns nothing, and most clients then repeat the request. A caller that says how long it waits gets
-//! 504 `effect-unknown` in time, with the way to come back. The request goes on meanwhile.
+//! A caller that disconnects at its own timeout gets no response, and most clients then repeat the request. A caller that states how long it
+//! waits gets 504 `effect-unknown` before its timeout. The response says how to repeat the request safely. The host continues the request.
 //!
-//! A caller without a key cannot come back. It may check by itself whether the write took effect. So its entry among equal requests ends
-//! once it has this response, and its next request is a new one. If the response does not arrive, the entry becomes an orphan.
+//! A caller without a key cannot repeat its request safely, but can check by itself whether the write was applied. So the entry among equal
+//! requests ends once the caller has this response, and its next request is a new one. If the caller disconnects before, the entry becomes
+//! an orphan.
 
 use super::{
     RequestContext,

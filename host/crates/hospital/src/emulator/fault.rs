@@ -93,8 +93,8 @@ impl Faults {
         self
     }
 
-    /// Closes connections at accept, before a byte is read. The call is then unknown, so this counts connections; in-process, each request
-    /// counts as one.
+    /// Closes connections at accept, before a byte is read. The emulator does not know the call then, so `when` counts connections. Without
+    /// a network, each request counts as a connection.
     #[must_use]
     pub fn refuse(mut self, when: When) -> Self {
         self.refuse = Some((when, 0));
