@@ -58,7 +58,7 @@ pub mod transport {
 
 use triage_admin as admin;
 use triage_admission as admission;
-use triage_core::{clock, rng, route, secret};
+use triage_core::{clock, error_chain, rng, route, secret};
 use triage_decision_log as decision_log;
 use triage_engine as policy;
 use triage_gateway::{authority, host, pipeline, tls};

@@ -8,6 +8,7 @@ use crate::{
         Problem, Problems,
         settings::{PolicySource, Settings},
     },
+    error_chain::error_chain,
     host,
     policy::{contract::Description, signature::Keys},
     registry::{Credentials, Registry},
@@ -17,7 +18,7 @@ use crate::{
     upstream::{HttpClient, TransportError},
     upstream_runtime::{ServiceError, UpstreamRuntime},
 };
-use std::{error::Error, sync::Arc};
+use std::sync::Arc;
 
 /// Loads all that a host would load, and says what each upstream's policy describes, in the upstreams' order.
 ///
@@ -74,15 +75,4 @@ pub fn check(settings: &Settings) -> Result<Vec<Description>, Problems> {
     }
     Problems::check(problems)?;
     Ok(descriptions)
-}
-
-/// An error with its causes, on one line.
-fn error_chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -16,6 +16,7 @@ pub mod breaker;
 pub mod clock;
 pub mod contract;
 pub mod digest;
+pub mod error_chain;
 pub mod idempotency;
 pub mod rate_limit;
 pub mod retry;

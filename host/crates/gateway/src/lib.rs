@@ -17,7 +17,7 @@ pub use host::{Host, HostError, Shared};
 use triage_admission as admission;
 use triage_bounded_file as bounded_file;
 use triage_config as config;
-use triage_core::{breaker, clock, rate_limit, retry, rng, route, secret};
+use triage_core::{breaker, clock, error_chain, rate_limit, retry, rng, route, secret};
 use triage_decision_log as decision_log;
 use triage_engine as policy;
 use triage_overload as overload;

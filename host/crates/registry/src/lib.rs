@@ -5,7 +5,7 @@
 //! its own client because existing ones read manifests and tokens of any length, and send a password wherever a registry directs them.
 //! Compiled code is never pulled: a component goes through the same checks as a file.
 
-use triage_core::digest;
+use triage_core::{digest, error_chain};
 use triage_upstream as upstream;
 
 mod artifact;

@@ -4,7 +4,10 @@
 //! hosts: see `may_know`.
 
 use super::{Credentials, RegistryError, Target};
-use crate::upstream::{self, TransportError};
+use crate::{
+    error_chain::error_chain,
+    upstream::{self, TransportError},
+};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::{Client, Response, Url, redirect};
@@ -96,7 +99,8 @@ impl<'a> Session<'a> {
             if !asked.body.is_empty() || asked.method != Method::GET && asked.method != Method::HEAD {
                 request = request.body(asked.body.clone());
             }
-            let answer = request.send().await.map_err(|error| self.refused(asked.what, &error_chain(error)))?;
+            let answer =
+                request.send().await.map_err(|error| self.refused(asked.what, &error_chain(&error.without_url())))?;
             let status = answer.status();
             if asked.expected.contains(&status.as_u16()) {
                 return Ok(answer);
@@ -148,7 +152,7 @@ impl<'a> Session<'a> {
         if let Some((user, password)) = self.login.filter(|_| is_safe) {
             request = request.basic_auth(user, Some(password));
         }
-        let answer = request.send().await.map_err(|error| self.refused(what, &error_chain(error)))?;
+        let answer = request.send().await.map_err(|error| self.refused(what, &error_chain(&error.without_url())))?;
         if !answer.status().is_success() {
             return Err(self.refused(what, &format!("its token server answered {}", answer.status())));
         }
@@ -169,7 +173,9 @@ impl<'a> Session<'a> {
         what: &'static str,
     ) -> Result<Vec<u8>, RegistryError> {
         let mut read = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| self.refused(what, &error_chain(error)))? {
+        while let Some(chunk) =
+            answer.chunk().await.map_err(|error| self.refused(what, &error_chain(&error.without_url())))?
+        {
             if read.len() + chunk.len() > most {
                 return Err(RegistryError::TooLarge { registry: self.target.registry().to_owned(), what: kind, most });
             }
@@ -201,18 +207,6 @@ fn sensitive(value: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(value).ok()?;
     value.set_sensitive(true);
     Some(value)
-}
-
-/// An HTTP error with its causes, without the URL.
-fn error_chain(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(link) = cause {
-        text = format!("{text}: {link}");
-        cause = link.source();
-    }
-    text
 }
 
 /// A parameter of a challenge (RFC 9110 section 11.2): comma-separated `name="value"`.

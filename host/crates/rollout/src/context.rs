@@ -24,19 +24,11 @@ use std::sync::Arc;
 pub struct Context {
     /// The upstreams, in the order of the configuration.
     pub upstreams: Vec<Arc<UpstreamPolicy>>,
-    /// Compiles and runs components.
-    pub engine: Engine,
-    /// Public keys; one of them must have signed a component.
-    pub keys: Keys,
-    /// Fetches components.
-    pub registry: Registry,
-    /// The groups of breakers, budgets and rate limits.
-    pub gates: Groups,
-    /// Events that an operator reads.
-    pub events: Arc<Events>,
+    /// The parts that load their policies.
+    pub parts: Parts,
 }
 
-/// What [`Context::start`] loads upstreams with.
+/// The parts of a host that load an upstream's policy.
 #[derive(Debug)]
 pub struct Parts {
     /// Compiles and runs components.
@@ -65,34 +57,34 @@ impl Context {
         clock: Clock,
         entropy: &Rng,
     ) -> Result<Arc<Self>, ServiceError> {
-        let Parts { engine, keys, registry, gates, events, meters } = parts;
+        let Parts { engine, keys, registry, gates, events, meters } = &parts;
         let fleet = fleet::FollowerContext {
             host: fleet::host_name(entropy),
             clock,
             entropy: entropy.clone(),
-            events: Arc::clone(&events),
+            events: Arc::clone(events),
         };
         let mut upstreams = Vec::with_capacity(settings.upstreams.len());
         for (index, upstream) in settings.upstreams.iter().enumerate() {
             let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
             let follower = Follower::open(settings, index, link, fleet.clone());
-            let configured = || UpstreamRuntime::load(upstream, &engine, &keys, &registry, groups);
+            let configured = || UpstreamRuntime::load(upstream, engine, keys, registry, groups);
             let runtime = match &follower {
                 None => configured()?,
                 Some(follower) => follower.begin(
                     |source, pull_limit| {
                         let registry = registry.clone().with_time_limit(pull_limit);
-                        UpstreamRuntime::load_candidate(upstream, source, &engine, &keys, &registry, groups)
+                        UpstreamRuntime::load_candidate(upstream, source, engine, keys, &registry, groups)
                     },
                     configured,
                 )?,
             };
-            let (events, meters) = (Arc::clone(&events), Arc::clone(&meters));
+            let (events, meters) = (Arc::clone(events), Arc::clone(meters));
             let policy = UpstreamPolicy::new(upstream.clone(), runtime, events, meters, clock).following(follower);
-            stage::begin(&policy, &engine, &keys, &registry, &gates);
+            stage::begin(&policy, &parts);
             upstreams.push(Arc::new(policy));
         }
-        let context = Arc::new(Self { upstreams, engine, keys, registry, gates, events });
+        let context = Arc::new(Self { upstreams, parts });
         fleet::start(&context);
         Ok(context)
     }

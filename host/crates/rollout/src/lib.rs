@@ -7,7 +7,7 @@
 use triage_admission as admission;
 use triage_bounded_file as bounded_file;
 use triage_config as config;
-use triage_core::{clock, rng};
+use triage_core::{clock, error_chain, rng};
 use triage_decision_log as decision_log;
 use triage_engine as policy;
 use triage_overload as overload;
@@ -31,7 +31,6 @@ pub use candidate::{Candidate, CandidateReport, Component, Difference, Differenc
 pub use context::{Context, Parts};
 pub use event::Event;
 pub use shadow::{Case, Shadow};
-pub use stage::error_chain;
 pub use stage::{Refused, stage};
 pub use upstream_policy::{NotDone, PolicyRole, PolicyStatus, Reconfigured, UpstreamPolicy};
 pub use verdict_summary::VerdictSummary;

@@ -1,18 +1,14 @@
 //! Stages a policy file: runs every check in order, without touching the live policy.
 
-use super::{Event, PolicyRole, UpstreamPolicy};
+use super::{Event, Parts, PolicyRole, UpstreamPolicy};
 use crate::{
-    admission::Groups,
     bounded_file,
     config::settings::{self, PolicySource},
-    policy::{
-        self, COMPONENT_BYTES, Digest, Engine, LoadOptions, Policy, golden_tests,
-        signature::{Keys, SignatureError},
-    },
-    registry::Registry,
+    error_chain::error_chain,
+    policy::{self, COMPONENT_BYTES, Digest, LoadOptions, Policy, golden_tests, signature::SignatureError},
     upstream_runtime::{StagePhase, UpstreamRuntime},
 };
-use std::{error::Error, io, path::Path};
+use std::{io, path::Path};
 
 /// The largest file of golden cases.
 const MAX_CASES_BYTES: u64 = 4 << 20;
@@ -58,9 +54,7 @@ impl Refused {
 pub fn stage(
     serving: &UpstreamPolicy,
     slot: PolicyRole,
-    engine: &Engine,
-    keys: &Keys,
-    gates: &Groups,
+    parts: &Parts,
     file: &Path,
 ) -> Result<Option<UpstreamRuntime>, Refused> {
     let staged = || -> Result<Option<UpstreamRuntime>, Refused> {
@@ -78,7 +72,7 @@ pub fn stage(
             let reason = "this component was rolled back before; fix it: the host does not load the same bytes again";
             return Err(refused(StagePhase::Quarantine)(reason.to_owned()));
         }
-        if let Err(error) = keys.check(file, &bytes) {
+        if let Err(error) = parts.keys.check(file, &bytes) {
             let step = if error.is_checksum() { StagePhase::Checksum } else { StagePhase::Signature };
             let refused = refused(step)(error_chain(&error));
             return Err(match &error {
@@ -89,8 +83,8 @@ pub fn stage(
         let settings: &settings::Upstream = &serving.configured();
         let loading =
             LoadOptions { settings: settings.policy_settings.clone(), reuse_instances: settings.reuse_instances };
-        let policy =
-            Policy::load(engine, &bytes, &loading).map_err(|error| refused(StagePhase::Load)(error_chain(&error)))?;
+        let policy = Policy::load(&parts.engine, &bytes, &loading)
+            .map_err(|error| refused(StagePhase::Load)(error_chain(&error)))?;
         match bounded_file::read(&file.with_extension("cases.csv"), MAX_CASES_BYTES) {
             Ok(text) => {
                 let text = String::from_utf8_lossy(&text);
@@ -99,7 +93,7 @@ pub fn stage(
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(refused(StagePhase::Cases)(error.to_string()).unread(&error)),
         }
-        UpstreamRuntime::with_policy(settings, policy, false, |name, endpoint| gates.group(name, endpoint))
+        UpstreamRuntime::with_policy(settings, policy, false, |name, endpoint| parts.gates.group(name, endpoint))
             .map(Some)
             .map_err(|error| refused(StagePhase::Configuration)(error_chain(&error)))
     };
@@ -107,17 +101,18 @@ pub fn stage(
 }
 
 /// Loads the configured candidate at the start, if it is available. A refusal is only an event: it must not stop the live policy.
-pub fn begin(serving: &UpstreamPolicy, engine: &Engine, keys: &Keys, registry: &Registry, gates: &Groups) {
+pub fn begin(serving: &UpstreamPolicy, parts: &Parts) {
     let Some(source) = serving.settings.candidate.as_ref().map(|candidate| &candidate.policy) else { return };
     match source {
         // The file may appear later.
         PolicySource::File(file) if !file.exists() => {}
-        PolicySource::File(file) => match stage(serving, PolicyRole::Candidate, engine, keys, gates, file) {
+        PolicySource::File(file) => match stage(serving, PolicyRole::Candidate, parts, file) {
             Ok(Some(service)) => serving.put(PolicyRole::Candidate, service),
             Ok(None) => {}
             Err(refused) => serving.refused(refused.event(file)),
         },
         PolicySource::Embedded(_) | PolicySource::Registry(_) | PolicySource::Builtin => {
+            let Parts { engine, keys, registry, gates, .. } = parts;
             let groups = |name: &str, endpoint: &_| gates.group(name, endpoint);
             match UpstreamRuntime::load_candidate(&serving.settings, source, engine, keys, registry, groups) {
                 Ok(service) => serving.put(PolicyRole::Candidate, service),
@@ -133,21 +128,4 @@ pub fn begin(serving: &UpstreamPolicy, engine: &Engine, keys: &Keys, registry: &
             }
         }
     }
-}
-
-/// The longest reason: a component can influence its wording.
-const MAX_REASON_CHARS: usize = 4000;
-
-/// An error with its causes, on one line.
-pub fn error_chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(Some(error), |&link| link.source());
-    let mut parts: Vec<String> = Vec::new();
-    for text in causes.map(ToString::to_string) {
-        // A transparent wrapper has the text of its cause.
-        if parts.last().is_none_or(|last| !last.contains(&text)) {
-            parts.push(text);
-        }
-    }
-    let words = parts.join(": ");
-    words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_REASON_CHARS).collect()
 }

@@ -122,7 +122,7 @@ impl PolicyWatcher {
             while let Err(panic) = policy::contained(|| watch(&weak, &ticks, &mut files, poll)) {
                 tracing::error!(%panic, "the check of policy files failed; it starts again");
                 if let Some(context) = weak.upgrade() {
-                    context.events.note_seldom("policy-flawed", "policies", || {
+                    context.parts.events.note_seldom("policy-flawed", "policies", || {
                         format!("the check of policy files failed ({panic}); it starts again: report the panic")
                     });
                 }
@@ -182,7 +182,7 @@ fn check_files(context: &Context, files: &mut [Watched]) {
             continue;
         }
         let Some(serving) = context.upstreams.get(watched.upstream) else { continue };
-        let staged = stage(serving, watched.slot, &context.engine, &context.keys, &context.gates, &watched.file);
+        let staged = stage(serving, watched.slot, &context.parts, &watched.file);
         let unread = staged.as_ref().is_err_and(Refused::may_succeed_later);
         let news = watched.attention.record_check(&found, unread);
         match staged {
@@ -266,13 +266,13 @@ mod tests {
         /// Waits for an event of this kind with this text.
         fn wait_for_event(&self, kind: &str, text: &str) -> telemetry::Event {
             for _ in 0..6000 {
-                let events = self.context.events.after(0);
+                let events = self.context.parts.events.after(0);
                 if let Some(event) = events.into_iter().find(|event| event.kind == kind && event.text.contains(text)) {
                     return event;
                 }
                 thread::sleep(Duration::from_millis(10));
             }
-            panic!("no {kind} with {text:?}: {:?}", self.context.events.after(0));
+            panic!("no {kind} with {text:?}: {:?}", self.context.parts.events.after(0));
         }
     }
 

@@ -14,7 +14,7 @@
 //! `triage-state` has one more, for background work and for watching the server.
 
 use triage_bounded_file as bounded_file;
-use triage_core::{breaker, clock, contract, rate_limit, rng, secret, units};
+use triage_core::{breaker, clock, contract, error_chain, rate_limit, rng, secret, units};
 #[cfg(test)]
 use triage_core::{digest, retry};
 #[cfg(test)]

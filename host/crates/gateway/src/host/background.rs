@@ -50,6 +50,6 @@ impl Host {
         self.shared.detached.wait().await;
         // Releases by these requests may still be on their way to the store.
         self.shared.records.flushed().await;
-        self.shared.rollout.gates.flushed().await;
+        self.shared.rollout.parts.gates.flushed().await;
     }
 }

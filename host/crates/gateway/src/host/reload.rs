@@ -1,7 +1,7 @@
 //! Applies a reloaded configuration, and reports reloads.
 
 use super::Host;
-use crate::{config::Reload, upstream_runtime::ServiceError};
+use crate::{config::Reload, error_chain::error_chain, upstream_runtime::ServiceError};
 
 impl Host {
     /// Applies a reloaded configuration to every upstream, or to none.
@@ -12,7 +12,7 @@ impl Host {
         let rollout = &self.shared.rollout;
         let mut all = Vec::with_capacity(rollout.upstreams.len());
         for (upstream, settings) in rollout.upstreams.iter().zip(&reload.settings.upstreams) {
-            all.push(upstream.reconfigured(settings, &rollout.gates)?);
+            all.push(upstream.reconfigured(settings, &rollout.parts.gates)?);
         }
         for (upstream, reconfigured) in rollout.upstreams.iter().zip(all) {
             upstream.reconfigure(reconfigured);
@@ -33,8 +33,7 @@ impl Host {
 
     /// Logs that a changed configuration was refused and the old one stays in force.
     pub fn reload_refused(&self, error: &dyn std::error::Error) {
-        let causes = std::iter::successors(Some(error), |&link| link.source());
-        let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        let text = error_chain(error);
         tracing::warn!(error = %text, "the configuration was not read again; the present configuration stays in effect");
         self.shared.events.note("reload-refused", "config", text);
     }

@@ -2,7 +2,8 @@
 
 use super::Follower;
 use crate::{
-    Context, UpstreamPolicy, error_chain,
+    Context, UpstreamPolicy,
+    error_chain::error_chain,
     policy::{Digest, Policy},
     registry::{Artifact, RegistryError},
     upstream_runtime::{self, ServiceError, StagePhase, UpstreamRuntime},
@@ -78,7 +79,7 @@ pub(super) struct Wanted {
 fn check(context: &Weak<Context>, index: usize, artifact: &Artifact, wanted: Wanted) -> Result<Arc<Policy>, Unstaged> {
     // The host may end meanwhile.
     let gone = || Unstaged::Away("the host is stopping".to_owned());
-    let registry = context.upgrade().ok_or_else(gone)?.registry.clone();
+    let registry = context.upgrade().ok_or_else(gone)?.parts.registry.clone();
     let registry = match wanted.within {
         Some(within) => registry.with_time_limit(within),
         None => registry,
@@ -90,7 +91,8 @@ fn check(context: &Weak<Context>, index: usize, artifact: &Artifact, wanted: Wan
     if !wanted.promoted && serving.is_quarantined(&Digest::of(&pulled.component)) {
         return Err(Unstaged::quarantined());
     }
-    let policy = upstream_runtime::checked(&serving.configured(), &context.engine, &context.keys, artifact, &pulled);
+    let policy =
+        upstream_runtime::checked(&serving.configured(), &context.parts.engine, &context.parts.keys, artifact, &pulled);
     let policy = policy.map_err(|error| Unstaged::of(&error))?;
     service(&context, serving, &policy)?;
     Ok(policy)
@@ -102,7 +104,7 @@ pub(super) fn service(
     serving: &UpstreamPolicy,
     policy: &Arc<Policy>,
 ) -> Result<UpstreamRuntime, Unstaged> {
-    let groups = |name: &str, endpoint: &_| context.gates.group(name, endpoint);
+    let groups = |name: &str, endpoint: &_| context.parts.gates.group(name, endpoint);
     UpstreamRuntime::with_policy(&serving.configured(), Arc::clone(policy), false, groups)
         .map_err(|error| Unstaged::of(&error))
 }

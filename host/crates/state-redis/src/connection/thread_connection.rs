@@ -1,7 +1,7 @@
 //! The connection of one thread: made at first use, replaced when it fails.
 
 use super::Inner;
-use crate::{client::Connection, error::LinkError};
+use crate::{client::Connection, error::LinkError, error_chain::error_chain};
 use parking_lot::Mutex;
 use std::{
     sync::{
@@ -119,7 +119,7 @@ impl ThreadConnection {
             *state = State::Down;
         }
         if let Some(error) = error {
-            tracing::warn!(error = %DisplayChain(error), "shared state is not used until it answers again");
+            tracing::warn!(error = %error_chain(error), "shared state is not used until it answers again");
         }
         self.build(inner, over.number);
     }
@@ -177,30 +177,15 @@ async fn build(mut building: Building, inner: std::sync::Weak<Inner>) {
         };
         if error.is_unauthorized() && !inner.unauthorized.swap(true, Relaxed) {
             tracing::error!(
-                error = %DisplayChain(&error),
+                error = %error_chain(&error),
                 "shared state refuses this host's name or password: correct state.password_file, TRIAGE_STATE_PASSWORD or state.url"
             );
         }
-        tracing::debug!(error = %DisplayChain(&error), "shared state cannot be reached");
+        tracing::debug!(error = %error_chain(&error), "shared state cannot be reached");
         building.slot.put(State::Down);
         let jitter = inner.entropy.next() % 16;
         drop(inner);
         sleep(wait + wait / 16 * jitter as u32 / 2).await;
         wait = (wait * 2).min(LONGEST_WAIT);
-    }
-}
-
-/// Displays an error with its causes.
-struct DisplayChain<'a>(&'a dyn std::error::Error);
-
-impl std::fmt::Display for DisplayChain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
-        }
-        Ok(())
     }
 }

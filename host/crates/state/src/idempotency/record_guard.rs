@@ -208,11 +208,6 @@ impl RecordGuard {
         self.keyed_sends
     }
 
-    /// Whether the store granted the request's [`FingerprintLock`] together with the record.
-    pub fn has_fingerprint_lock(&self) -> bool {
-        self.fingerprint_lock.is_some()
-    }
-
     /// Takes the [`FingerprintLock`] that the store granted together with the record.
     pub fn take_fingerprint_lock(&mut self) -> Option<FingerprintLock> {
         self.fingerprint_lock.take()
