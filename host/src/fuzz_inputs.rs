@@ -143,7 +143,7 @@ pub fn component(bytes: &[u8]) {
     }
 }
 
-/// What a FHIR server answers, as the embedded policy reads it: an `OperationOutcome` in JSON or XML, and a search's `Bundle`. The
+/// A FHIR server's response, as the embedded policy reads it: an `OperationOutcome` in JSON or XML, and a search's `Bundle`. The
 /// first line is the condition of a create too. A policy that traps or runs on fails this.
 pub fn fhir(bytes: &[u8]) {
     static POLICY: OnceLock<Option<Arc<Policy>>> = OnceLock::new();
@@ -187,7 +187,7 @@ pub fn trace(bytes: &[u8]) {
     let _ = decision_trace::replay(bytes, &Policy::builtin(), "{}", 1).map(|report| report.to_string());
 }
 
-/// What a record keeps in shared state, once it is opened.
+/// A decrypted response or request of a record in shared state.
 pub fn kept(bytes: &[u8]) {
     read_kept(bytes);
 }

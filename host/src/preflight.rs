@@ -1,4 +1,4 @@
-//! What only loading shows: whether every upstream can be served as it is configured.
+//! Checks what only loading shows: whether every upstream can be served with its configuration.
 
 use crate::{
     admin,

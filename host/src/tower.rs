@@ -1,6 +1,6 @@
 //! The host as a tower middleware: [`HostLayer`] puts it before a service that calls the upstream.
 //!
-//! The inner service takes the place of the host's own HTTP client. Breakers, limits and idempotency records belong to the [`Host`], so all
+//! The inner service replaces the host's own HTTP client. Breakers, limits and idempotency records belong to the [`Host`], so all
 //! services of one layer share them. The inner service must send a request at most once: a retry or a hedge in it would repeat writes that the
 //! host knows nothing of.
 //!
@@ -86,7 +86,7 @@ where
 /// A [`Host`] as a service: it answers each request, with a refusal if need be, so it has no error of its own.
 ///
 /// It is always ready: if the host is overloaded, it answers 503 at once instead of holding the caller back. Dropping the future of a safe
-/// request cancels the request; another request goes on in the background once it may have been sent, on the runtime that called.
+/// request cancels the request; another request continues in the background once it may have been sent, on the runtime that called.
 #[derive(Debug, Clone)]
 pub struct HostService(Host);
 
@@ -156,7 +156,7 @@ where
             *request.method_mut() = outbound.method;
             *request.uri_mut() = uri;
             *request.headers_mut() = outbound.headers;
-            // A service that is not ready has sent nothing. After the call began, the host cannot tell whether a byte has left.
+            // A service that is not ready has sent nothing. After the call began, the host does not know whether a byte has left.
             match timeout(self.ready_timeout, poll_fn(|context| inner.poll_ready(context))).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(failed(error, FailureKind::Connect, false)),

@@ -102,7 +102,7 @@ fn tell_system(state: NotifyState<'_>) {
     }
 }
 
-/// Prints the addresses on standard output, for people and for scripts that use port 0.
+/// Prints the addresses on standard output, for operators, and for scripts that use port 0.
 fn announce(server: &Server, settings: &Settings) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let scheme = if settings.server.tls.is_some() { "https" } else { "http" };

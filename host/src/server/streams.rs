@@ -281,7 +281,7 @@ impl http_body::Body for Watched {
                     Ok(data) => {
                         own.has_ended = body.is_end_stream();
                         if let Some(spare) = &mut own.spare {
-                            // A response that has begun goes on; if memory is scarce, new requests are refused instead.
+                            // A response that has begun continues; if memory is scarce, new requests are refused instead.
                             let _ = spare.more(data.len());
                         }
                         own.rest = data;

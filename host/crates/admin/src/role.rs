@@ -1,4 +1,4 @@
-//! What a caller may do.
+//! The roles of callers, and the actions that each role permits.
 
 /// A caller's permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr)]

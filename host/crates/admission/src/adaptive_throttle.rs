@@ -193,7 +193,7 @@ impl Throttled {
                 state.rate.rejected(now);
                 return None;
             }
-            // Neither class shows that the upstream bears more.
+            // Neither class shows that the upstream accepts a higher rate.
             Class::NotApplied | Class::Unknown => return None,
             Class::Throttled => {}
         }

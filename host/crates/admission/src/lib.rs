@@ -81,7 +81,7 @@ impl Group {
     }
 
     /// Applies an endpoint's settings after a reload. Counts stay: an open breaker stays open, and a used-up limit stays used up. Only a
-    /// new limit or breaker starts afresh.
+    /// new limit or breaker starts anew.
     pub fn adopt(&self, endpoint: &EndpointSettings) {
         self.pace.adopt(endpoint);
         self.gate.adopt(endpoint.group.clone());

@@ -193,8 +193,8 @@ fn proposals(policy: &str, proposed: &contract::Defaults) -> Values {
     if let Some(attempts) = proposed.max_attempts.filter(|attempts| *attempts > 0) {
         set("retry.max_attempts", Value::Count(attempts.into()));
     }
-    if let Some(places) = proposed.concurrency.filter(|places| *places > 0) {
-        set("concurrency", Value::Count(places.into()));
+    if let Some(limit) = proposed.concurrency.filter(|limit| *limit > 0) {
+        set("concurrency", Value::Count(limit.into()));
     }
     let quota = |limit: &contract::ProposedLimit| {
         let (requests, burst) = (NonZeroU32::new(limit.requests)?, NonZeroU32::new(limit.burst)?);

@@ -55,7 +55,7 @@ pub enum Value {
     Limits(Vec<Quota>),
     /// The mode of a candidate policy.
     Mode(Mode),
-    /// What a verification after a loss may adopt.
+    /// Whether a verification after a loss of data may adopt an unclaimed match.
     AfterLoss(AfterLoss),
     /// The handling of URLs that lead to the upstream.
     Redirects(Redirects),

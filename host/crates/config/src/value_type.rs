@@ -30,7 +30,7 @@ pub(super) enum Kind {
     Json,
     /// A table of texts.
     Texts,
-    /// A text for people.
+    /// A text that the host only shows.
     Text,
     PathPrefix,
     Host,
@@ -62,7 +62,7 @@ pub(super) enum Kind {
     Limits,
     /// The mode of a candidate policy.
     Mode,
-    /// What a verification after a loss of shared state may adopt.
+    /// Whether a verification after a loss of shared state may adopt an unclaimed match.
     AfterLoss,
     /// The handling of URLs that lead to the upstream.
     Redirects,

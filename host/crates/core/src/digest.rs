@@ -18,7 +18,7 @@ impl Digest {
         Self(bytes)
     }
 
-    /// The first twelve hexadecimal digits, enough to tell generations apart in headers and logs.
+    /// The first twelve hexadecimal digits, enough to distinguish generations in headers and logs.
     pub fn short(&self) -> String {
         HEXLOWER.encode(&self.0[..6])
     }

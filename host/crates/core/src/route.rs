@@ -101,7 +101,7 @@ pub fn is_plain(path: &str) -> bool {
     !matches!(dots, Some(1 | 2))
 }
 
-/// The first byte, decoded where it is a dot, slash or backslash, and what follows it.
+/// The first byte, decoded if it is an encoded dot, slash or backslash, and the bytes after it.
 fn decoded(bytes: &[u8]) -> Option<(u8, &[u8])> {
     match bytes {
         [b'%', b'2', b'e' | b'E', rest @ ..] => Some((b'.', rest)),

@@ -67,7 +67,7 @@ pub struct Endpoint {
     pub method: String,
     /// Path template.
     pub path: String,
-    /// What the policy reads.
+    /// The parts of request and response that the policy reads.
     pub interest: Interest,
 }
 
@@ -202,7 +202,7 @@ pub enum Next {
 /// A policy's verdict, as recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedVerdict {
-    /// The class of the outcome: whether the effect took place.
+    /// The class of the outcome: whether the request had its effect.
     pub class: Class,
     /// How the breaker counts the outcome.
     pub breaker: BreakerSignal,

@@ -33,7 +33,7 @@ use tokio_util::task::TaskTracker;
 /// files, reloads settings, settles unknown writes and drains.
 #[derive(Debug, Clone)]
 pub struct Host {
-    /// What the admin API and the listener read. Not part of the library.
+    /// Read access for the admin API and the listener. Not part of the library.
     #[doc(hidden)]
     pub shared: Arc<Shared>,
     /// Telemetry of this worker's requests.

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | [`host`] | builds, reloads and drains a host: all upstreams and the state that they share |
 //! | [`pipeline`] | takes a request from its head to its response |
-//! | [`tls`] | speaks TLS on the host's own listeners |
-//! | [`authority`] | tells whether a request was sent to this listener |
+//! | [`tls`] | accepts TLS on the host's own listeners |
+//! | [`authority`] | checks whether a request was meant for this listener |
 
 pub mod authority;
 pub mod host;

@@ -68,7 +68,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the files. `protocols` are what the listener speaks, the preferred one first.
+    /// Reads the files. `protocols`: the protocols of the listener, the preferred one first.
     ///
     /// # Errors
     /// [`TlsError`]

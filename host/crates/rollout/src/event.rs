@@ -19,7 +19,7 @@ pub enum Event {
         /// Configuration keys to set before the policy may settle unknown writes; empty if it already may.
         ungranted: Vec<String>,
     },
-    /// A component was refused; the previous generation goes on.
+    /// A component was refused; the previous generation keeps serving.
     Refused {
         /// The component's file.
         file: PathBuf,

@@ -33,7 +33,7 @@ impl Refused {
         Self { again: error.kind() != io::ErrorKind::FileTooLarge, ..self }
     }
 
-    /// The refusal after a check panicked: reported like any other, and the thread goes on.
+    /// The refusal after a check panicked: it is reported like any other, and the thread continues.
     fn panicked(panic: String) -> Self {
         let reason = format!("a check panicked on the component ({panic}); build it again, and report the panic");
         Self { digest: None, step: StagePhase::Load, reason, again: false }

@@ -97,7 +97,7 @@ impl PolicyWatcher {
     /// Checks all files once, then starts to watch. `poll`: how often to check without an event.
     ///
     /// # Errors
-    /// [`WatchError`] if there is no thread. Without file events, polling goes on.
+    /// [`WatchError`] if there is no thread. Without file events, the files are polled.
     pub fn start(context: &Arc<Context>, dir: Option<&Path>, poll: Duration) -> Result<Self, WatchError> {
         let mut files = watched(context, dir);
         check_files(context, &mut files);
@@ -280,19 +280,19 @@ mod tests {
     /// good file is loaded.
     #[test]
     fn a_load_that_panics_is_an_event_and_the_next_good_file_is_loaded() {
-        for (place, kind, text) in [
+        for (step, kind, text) in [
             ("load", "policy-refused", "made the compiler panic (test-panic:load;)"),
             ("check", "policy-refused", "a check panicked on the component (test-panic:check;)"),
             ("files", "policy-flawed", "the check of policy files failed (test-panic:files;)"),
         ] {
             let watching = Watching::new();
             assert_eq!(watching.serves(), "http-standard");
-            watching.drop_in(format!("test-panic:{place};").as_bytes());
+            watching.drop_in(format!("test-panic:{step};").as_bytes());
             watching.wait_for_event(kind, text);
-            assert_eq!(watching.serves(), "http-standard", "{place}");
+            assert_eq!(watching.serves(), "http-standard", "{step}");
             watching.drop_in(include_bytes!("../../../../guest-policies/prebuilt/fhir.wasm"));
             watching.wait_for_event("policy-installed", "generation 2");
-            assert_eq!(watching.serves(), "fhir", "{place}");
+            assert_eq!(watching.serves(), "fhir", "{step}");
         }
     }
 

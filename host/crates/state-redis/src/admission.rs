@@ -3,7 +3,7 @@
 //! ```text
 //! scripts     the Lua scripts: arguments and replies       shared_breaker  this host's copy of the fleet's breaker
 //! acquire     admits an attempt, rechecks before the send  grant           an admission and what it consumed
-//! batch       one script call for simultaneous attempts    prefetched      places reserved ahead of attempts
+//! batch       one script call for simultaneous attempts    prefetched      permits reserved ahead of attempts
 //! heartbeat   once a second: report and read the group     snapshot        what this host knows between script calls
 //! view        status for operators
 //! ```

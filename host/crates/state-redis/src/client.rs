@@ -77,8 +77,8 @@ impl Client {
         if let Some(password) = password {
             identity = identity.set_password(password);
         }
-        let info = |place: ConnectionAddr| -> RedisResult<ConnectionInfo> {
-            Ok(place.into_connection_info()?.set_tcp_settings(tcp()).set_redis_settings(identity.clone()))
+        let info = |address: ConnectionAddr| -> RedisResult<ConnectionInfo> {
+            Ok(address.into_connection_info()?.set_tcp_settings(tcp()).set_redis_settings(identity.clone()))
         };
         let node = |node: &Node| {
             let (host, port) = (node.host.clone(), node.port);
@@ -88,11 +88,11 @@ impl Client {
                 ConnectionAddr::Tcp(host, port)
             }
         };
-        let client = |place: ConnectionAddr| match (&certificates, &place) {
+        let client = |address: ConnectionAddr| match (&certificates, &address) {
             (Some(certificates), ConnectionAddr::TcpTls { .. }) => {
-                OneClient::build_with_tls(info(place)?, certificates.clone())
+                OneClient::build_with_tls(info(address)?, certificates.clone())
             }
-            _ => OneClient::open(info(place)?),
+            _ => OneClient::open(info(address)?),
         };
         match &address.topology {
             Topology::One(own) => client(node(own)).map(Kind::One),
@@ -115,8 +115,8 @@ impl Client {
                 Ok(Kind::Cluster { client: builder.build()?, nodes })
             }
             Topology::Sentinel { sentinels, master } => {
-                let places = sentinels.iter().map(node);
-                let mut builder = SentinelClientBuilder::new(places, master, SentinelServerType::Master)?
+                let addresses = sentinels.iter().map(node);
+                let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
                     .set_client_to_redis_db(address.db)
                     .set_client_to_redis_tcp_settings(tcp())
                     .set_client_to_sentinel_tcp_settings(tcp());

@@ -83,7 +83,7 @@ impl ScriptMetrics {
     pub(super) fn read(&self) -> Steps {
         Steps {
             times: self.times.read(),
-            failed: std::array::from_fn(|place| (FAILURES[place], self.failed[place].load(Relaxed))),
+            failed: std::array::from_fn(|index| (FAILURES[index], self.failed[index].load(Relaxed))),
         }
     }
 }

@@ -11,7 +11,7 @@ pub struct Settings {
     pub address: Address,
     /// Prefix of every key. Fleets with the same prefix share state. Default `triage`.
     pub prefix: String,
-    /// Time limit of a script call; after it this host goes on alone. Default 20 ms: 20 times the usual duration within a data centre,
+    /// Time limit of a script call; after it this host continues without shared state. Default 20 ms: 20 times the usual duration within a data centre,
     /// and short beside an attempt.
     pub timeout: Duration,
     /// Number of hosts that must have seen failures before the fleet's breaker opens, at most all live hosts. Default 2, so that a
@@ -21,7 +21,7 @@ pub struct Settings {
     pub required: bool,
     /// Whether to accept writes without Redis, at the risk that another host repeats one. Default false: they are refused.
     pub writes_alone: bool,
-    /// What a verification may adopt after a loss of data. Default [`AfterLoss::Ask`].
+    /// Whether a verification may adopt an unclaimed match after a loss of data. Default [`AfterLoss::Ask`].
     pub after_loss: AfterLoss,
     /// PEM file of CA certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,

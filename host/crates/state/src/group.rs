@@ -21,7 +21,7 @@ pub struct Settings {
     pub limits: Vec<Quota>,
     /// Settings of the retry budget.
     pub budget: budget::Settings,
-    /// Whether to prefetch places from shared state, so that most attempts need no call to Redis.
+    /// Whether to prefetch permits from shared state, so that most attempts need no call to Redis.
     pub leased: bool,
     /// The pybreaker breaker of Python workers that mirrors this one in shared state.
     pub pybreaker: Option<Pybreaker>,

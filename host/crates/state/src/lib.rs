@@ -1,4 +1,4 @@
-//! What a request asks of state, and the store that keeps it in this process.
+//! The interfaces of state that requests use, and the store that keeps state in this process.
 //!
 //! | module | holds |
 //! |---|---|

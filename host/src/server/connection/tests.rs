@@ -112,7 +112,7 @@ impl World {
     /// A connection whose stream buffers this many bytes.
     fn connect_with(&self, last: u8, buffer_bytes: usize) -> (DuplexStream, JoinHandle<()>) {
         let address: IpAddr = Ipv4Addr::new(10, 0, 0, last).into();
-        let own = Arc::new(self.host.shared.peers.connect(address).expect("a place"));
+        let own = Arc::new(self.host.shared.peers.connect(address).expect("a permit"));
         let (ours, theirs) = duplex(buffer_bytes);
         let accepted = Accepted {
             host: self.host.clone(),
@@ -129,7 +129,7 @@ impl World {
 }
 
 async fn ends(what: &str, served: JoinHandle<()>) {
-    timeout(FOR_EVER, served).await.unwrap_or_else(|_| panic!("{what} holds its place for ever")).unwrap();
+    timeout(FOR_EVER, served).await.unwrap_or_else(|_| panic!("{what} holds its permit for ever")).unwrap();
 }
 
 fn request(method: Method, path: &str) -> Request<()> {

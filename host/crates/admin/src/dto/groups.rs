@@ -232,9 +232,9 @@ impl Shared<'_> {
             burst: own.quota.burst.get(),
             taken: own.taken,
         };
-        let places = self.endpoints.iter().filter_map(|endpoint| {
-            let (places, most) = (endpoint.concurrency_permits.as_ref()?, endpoint.settings.concurrency?);
-            let taken = most.saturating_sub(places.available_permits());
+        let limits = self.endpoints.iter().filter_map(|endpoint| {
+            let (permits, most) = (endpoint.concurrency_permits.as_ref()?, endpoint.settings.concurrency?);
+            let taken = most.saturating_sub(permits.available_permits());
             Some(Concurrency { endpoint: endpoint.described.name.clone(), places: most, taken })
         });
         let alone = self.endpoints.iter().flat_map(|endpoint| {
@@ -247,7 +247,7 @@ impl Shared<'_> {
             endpoints: self.names(),
             limits: self.view.limits.iter().map(|own| limit(own, None)).chain(alone).collect(),
             paused_ms: self.view.paused.map(millis),
-            concurrency: places.collect(),
+            concurrency: limits.collect(),
             adaptive_rate: self.view.pace.map(|pace| AdaptiveRate {
                 per_minute: pace.per_minute,
                 floor_per_minute: pace.settings.floor_per_minute,

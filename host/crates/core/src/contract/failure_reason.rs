@@ -1,4 +1,4 @@
-//! Why exactly an attempt failed, for people: in a problem's detail, the log and `triage explain`.
+//! The exact reason of a failed attempt, for a problem's detail, the log and `triage explain`.
 //!
 //! The contract with policies knows the kind of a failure only (`wit/types.wit`): a policy decides by it alone, so that a new
 //! reason here changes no decision.

@@ -37,7 +37,7 @@ const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Leaving {
     /// The time since this owner's last byte; none if the owner sent nothing.
     pub sent_ago: Option<Duration>,
-    /// The time until the next verification; none if no host shall verify the write by itself any more.
+    /// The time until the next verification; none if hosts do not verify the write by themselves any more.
     pub verify_in: Option<Duration>,
     /// The request to the upstream, if the owner has not written it with a mark ([`Record::sent`]).
     pub intent: Option<Arc<Intent>>,

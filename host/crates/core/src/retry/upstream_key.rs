@@ -32,7 +32,7 @@ pub struct Settings {
     pub generate: bool,
 }
 
-/// What an answer says of the key.
+/// The information about the key in a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyAnswer {
     /// Nothing.
@@ -87,15 +87,15 @@ impl KeyAnswer {
     }
 }
 
-/// Whether a text holds a word, whatever the case of its letters.
+/// Whether a text contains a word, in upper or lower case.
 fn contains(text: &[u8], word: &str) -> bool {
     text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word.as_bytes()))
 }
 
-/// What the host knows of the key when it clamps a verdict.
+/// The facts about the key that the clamp depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyFacts {
-    /// What the answer that is judged says of it.
+    /// The information about the key in the response that is classified.
     pub answer: KeyAnswer,
     /// The time since the first send that may have reached the upstream with the key; none before it.
     pub first_sent_ago: Option<Duration>,

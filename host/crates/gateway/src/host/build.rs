@@ -183,11 +183,11 @@ pub fn registry(settings: &Settings) -> Result<Registry, CredentialsError> {
             Credentials::read(&text, &name)?
         }
     };
-    let store = settings.policies.cache.as_ref().map(|places| places.dir.join("components"));
+    let store = settings.policies.cache.as_ref().map(|cache| cache.dir.join("components"));
     Ok(Registry::new(credentials, store))
 }
 
-/// The thread for shadow candidates, if an upstream has one. If it cannot start, candidates are not called and serving goes on.
+/// The thread for shadow candidates, if an upstream has one. If it cannot start, candidates are not called, and requests are served without them.
 fn shadow(settings: &Settings) -> Option<Shadow> {
     let in_shadow =
         |upstream: &Upstream| upstream.candidate.as_ref().is_some_and(|candidate| candidate.mode == Mode::Shadow);

@@ -29,7 +29,7 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-/// What an attempt sends.
+/// The request of an attempt: the caller's, or a verification.
 pub(crate) enum AttemptTarget<'a> {
     Request,
     /// A verification of the request's effect.
@@ -43,7 +43,7 @@ pub(crate) struct CompletedAttempt {
     pub(crate) took: Duration,
     /// When the send began.
     pub(crate) sent_at: Instant,
-    /// Whether this host stopped sending because its record's lock may have expired. This says nothing of the upstream.
+    /// Whether this host stopped sending because its record's lock may have expired. The upstream's breaker does not count this.
     pub(crate) cut_off: bool,
 }
 

@@ -33,14 +33,14 @@ pub(super) struct Head {
     pub(super) policy: HeaderValue,
 }
 
-/// What this response tells its caller.
+/// The kind of a delivered response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Received {
     /// The result of the request: entry and record are removed together.
     Answer,
     /// `effect-unknown` after the request has ended: the record stays.
     Unknown,
-    /// `effect-unknown` while the request goes on.
+    /// `effect-unknown` while the request continues.
     Early,
 }
 
@@ -119,7 +119,7 @@ impl Pending {
         }
     }
 
-    /// Whether the caller had already gone. An early response does not count: its request goes on without the caller.
+    /// Whether the caller had already gone. An early response does not count: its request continues without the caller.
     fn is_void(&self) -> bool {
         self.received != Received::Early && self.entry.is_abandoned()
     }

@@ -83,7 +83,7 @@ pub(super) enum Leaves {
 impl CallerWait {
     /// Waits for the response as long as the caller does. Calls `leave` if the request outlasts that wait.
     ///
-    /// A request with a key goes on: its caller can come back for the response. One without a key is given up if nothing was sent yet.
+    /// A request with a key continues, because its caller can repeat it for the response. A request without a key ends if nothing was sent yet.
     pub(super) async fn bound(
         &self,
         finished: &mut JoinHandle<Response<Body>>,

@@ -95,7 +95,7 @@ impl RequestContext {
     }
 
     /// The upstream's adaptive concurrency limit. None if it is switched off, or if the endpoint has a fixed limit: an operator or the
-    /// policy knows then what the endpoint bears.
+    /// policy knows the endpoint's capacity then.
     pub(crate) fn overload(&self) -> Option<&Arc<Overload>> {
         let applies = self.service.settings.sheds_overload && self.endpoint().settings.concurrency.is_none();
         applies.then(|| &self.shared.rollout.upstreams[self.upstream].overload)

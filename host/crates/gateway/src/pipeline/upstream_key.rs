@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What the host keeps of the upstream's idempotency key, which is the same on every send of a request. The key itself is in the headers.
+/// Facts about the upstream's idempotency key, which is the same on every send of a request. The key itself is in the headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UpstreamKey {
     pub(crate) tag: KeyTag,
@@ -32,7 +32,7 @@ pub(crate) struct KeySends {
     all_carried: bool,
     /// Attempts that were answered "in progress".
     in_progress: u32,
-    /// What the last response says about the key.
+    /// The information about the key in the last response.
     answer: KeyAnswer,
     /// Whether the next attempt is made only because of the key.
     pub(crate) justifies_attempt: bool,

@@ -62,7 +62,7 @@ pub struct Follower {
     pub(super) announcing: Arc<Semaphore>,
 }
 
-/// What every follower of a host needs.
+/// The dependencies that all followers of a host share.
 #[derive(Debug, Clone)]
 pub struct FollowerContext {
     /// This host's name: see [`super::host_name`].
@@ -109,7 +109,7 @@ impl Follower {
         let FollowerContext { host, clock, entropy, events } = with;
         // Without the address: a Redis that has moved is still the same fleet.
         let fleet = format!("{} {} {}", shared.prefix, upstream.name, own.target());
-        let memory = Memory::of(settings.policies.cache.as_ref().map(|places| places.dir.join("fleet")), &fleet);
+        let memory = Memory::of(settings.policies.cache.as_ref().map(|cache| cache.dir.join("fleet")), &fleet);
         let planner = Planner::new(host, own.digest(), memory.load());
         Some(Arc::new(Self {
             upstream: upstream.name.clone(),

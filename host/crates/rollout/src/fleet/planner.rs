@@ -16,7 +16,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const MAX_WAIT: Duration = Duration::from_mins(1);
 /// Components remembered as not staged: the target, the proposal, and earlier ones.
 const MAX_FAILED: usize = 4;
-/// A status older than three heartbeats says nothing about the present.
+/// A status older than three heartbeats is not used any more.
 const MAX_STATUS_AGE: Duration = Duration::from_secs(3);
 /// Components pulled and compiled at once: a slow one must not delay the others.
 const MAX_CONCURRENT_STAGINGS: usize = 2;

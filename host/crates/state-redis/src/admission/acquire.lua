@@ -1,12 +1,12 @@
 -- Asks breaker, retry budget and every limit at once: takes from all of them, or from none.
 -- ARGV     attempt kind (first, retry, probe: a verification)  maximal wait (us)  epoch (two) and number of successes saved up
---          first attempts made with prefetched places  places to prefetch  minimal wait (us)
+--          first attempts made with prefetched permits  permits to prefetch  minimal wait (us)
 -- Returns  the breaker, then one of
---          go  wait  due  moved  lease  prefetched places, then of each limit its arrival time before and after
+--          go  wait  due  moved  lease  prefetched permits, then of each limit its arrival time before and after
 --          limited  index of the limit (-1: a pause)  wait     open  wait     budget  wait
 local ask, max_wait = ARGV[own], tonumber(ARGV[own + 1])
 saved_up(ARGV[own + 2], ARGV[own + 3], tonumber(ARGV[own + 4]))
-local firsts, places = tonumber(ARGV[own + 5]), tonumber(ARGV[own + 6])
+local firsts, permits = tonumber(ARGV[own + 5]), tonumber(ARGV[own + 6])
 if firsts > 0 then earn(firsts * setting(20) * 10) end
 local pause = number('pu') - now
 if pause > max_wait then return done('limited', -1, text(pause)) end
@@ -43,10 +43,10 @@ for i = 1, limits do
   made[2 * i - 1] = text(before)
   made[2 * i] = gate[arrival[i]]
 end
--- Prefetch only places that could be used at once.
+-- Prefetch only permits that could be used at once.
 local leased = 0
 if due == now and gate.st == '0' then
-  leased = places
+  leased = permits
   for i = 1, limits do
     local interval, tolerance = limit(i)
     leased = math.max(0, math.min(leased, div(math.max(0, now + tolerance - number(arrival[i]) + interval), interval)))

@@ -80,9 +80,9 @@ impl RedisGate {
     ) -> BatchReply {
         let (keys, arguments) = {
             let mut known = self.known.lock();
-            let places = if ask == AttemptKind::First { known.lot() } else { 0 };
+            let permits = if ask == AttemptKind::First { known.lot() } else { 0 };
             let saved_up = known.take_saved_up();
-            self.arguments(&known, self.clock.now(), scripts::acquire(ask, &wait, &saved_up, places))
+            self.arguments(&known, self.clock.now(), scripts::acquire(ask, &wait, &saved_up, permits))
         };
         let (shared, Go { wait, taken, lease, leased }) = self.asked(ask, keys, arguments, since).await?;
         let mut known = self.known.lock();

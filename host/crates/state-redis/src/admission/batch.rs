@@ -149,7 +149,7 @@ impl RedisGate {
         UnclaimedGrant { gate: Arc::clone(self), shared: Some(shared) }
     }
 
-    /// Serves all waiting attempts with one call. Attempts that get a prefetched place need none.
+    /// Serves all waiting attempts with one call. Attempts that get a prefetched permit need none.
     async fn serve(self: &Arc<Self>, mut waiting: Vec<Waiting>) {
         waiting.retain(|one| !one.sender.is_closed());
         let now = self.clock.now();
@@ -187,22 +187,22 @@ impl RedisGate {
         let used = u32::try_from(asking.len()).unwrap_or(u32::MAX);
         let has_breaker = {
             let mut known = self.known.lock();
-            // The retry budget that these first attempts earn is reported with the next call, as for prefetched places.
+            // The retry budget that these first attempts earn is reported with the next call, as for prefetched permits.
             known.saved_up.firsts = known.saved_up.firsts.saturating_add(used.saturating_sub(1).min(beside));
             known.leased.add(leased - beside, self.clock.now());
             known.settings.breaker.is_some()
         };
-        let places = |numbers: RangeInclusive<u32>| {
+        let debits = |numbers: RangeInclusive<u32>| {
             let (wait, lease) = if *numbers.start() == 0 { (wait, lease) } else { (Duration::ZERO, None) };
             let ticket = has_breaker.then(|| ProbeTicket { epoch: shared.epoch.clone(), lease });
             self.unclaimed_grant(Shared::new(wait, AttemptKind::First, taken.range(numbers, &intervals), ticket))
         };
         for (number, one) in (0..=beside).zip(asking) {
-            one.reply(Ok(places(number..=number)));
+            one.reply(Ok(debits(number..=number)));
         }
-        // Refund the remaining places as one range: of single places, only the last could be refunded.
+        // Refund the remaining permits as one range: of single ones, only the last could be refunded.
         if used <= beside {
-            drop(places(used..=beside));
+            drop(debits(used..=beside));
         }
     }
 }

@@ -18,7 +18,7 @@ pub enum Grant {
 pub struct Shared {
     pub(super) wait: Duration,
     pub(super) ask: AttemptKind,
-    /// What the limits were debited; `None` for a prefetched place.
+    /// The reservations in the limits; `None` for a prefetched permit.
     pub(super) taken: Option<LimitDebit>,
     pub(super) ticket: Option<ProbeTicket>,
     pub(super) own: Option<breaker::Ticket>,
@@ -30,7 +30,7 @@ impl Shared {
         Self { wait, ask, taken: Some(taken), ticket, own: None, sent: false }
     }
 
-    /// A first attempt with a prefetched place.
+    /// A first attempt with a prefetched permit.
     pub(super) fn leased(ticket: Option<ProbeTicket>) -> Self {
         Self { wait: Duration::ZERO, ask: AttemptKind::First, taken: None, ticket, own: None, sent: false }
     }

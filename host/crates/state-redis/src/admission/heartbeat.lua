@@ -1,5 +1,5 @@
 -- A host's heartbeat: it reports successes saved up, and reads the state of the group.
--- ARGV     epoch (two) and number of successes saved up  first attempts made with prefetched places  lifetime of an unused group (ms)
+-- ARGV     epoch (two) and number of successes saved up  first attempts made with prefetched permits  lifetime of an unused group (ms)
 -- Returns  the breaker, then live hosts  failures in a row  calls, failures and slow calls in the window (thousandths)
 --          probes under way  time since it opened (us)  retry budget (thousandths)  pause (us)  moved time at the last lift (us)
 --          then of each limit how far its arrival time is ahead (us)

@@ -1,5 +1,5 @@
 -- Records the result of an attempt.
--- ARGV     epoch (two) and number of successes saved up  first attempts made with prefetched places
+-- ARGV     epoch (two) and number of successes saved up  first attempts made with prefetched permits
 --          epoch (two) and lease of the ticket  signal (success, failure, ignore, none)  1: it was slow
 --          open time that the upstream asks for (us; 0: none)
 -- Returns  the breaker

@@ -49,7 +49,7 @@ pub(super) struct Frame {
     settings: Vec<String>,
 }
 
-/// What this host reports beside a script: successes of an epoch, and first attempts made with prefetched places.
+/// Counts that this host reports with its next script: successes of an epoch, and first attempts made with prefetched permits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct SavedUp {
     pub(super) epoch: Epoch,
@@ -78,7 +78,7 @@ pub(super) struct LimitDebit {
     pub(super) due: String,
     pub(super) moved: String,
     /// Of each limit its arrival time before and after.
-    places: Vec<String>,
+    reservations: Vec<String>,
 }
 
 /// The decision of [`ACQUIRE`].
@@ -90,7 +90,7 @@ pub(super) enum Acquired {
     Budget { wait: Duration },
 }
 
-/// An admission: now or after `wait`, and `leased` prefetched places.
+/// An admission: now or after `wait`, and `leased` prefetched permits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Go {
     pub(super) wait: Duration,
@@ -210,25 +210,25 @@ impl Frame {
 impl LimitDebit {
     /// Whether there are no limits.
     pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.reservations.is_empty()
     }
 
-    /// The reservation of a range of places among those that one call took; the call's own place is number 0. `interval_us`: of each
+    /// The debit of a range among the permits that one call took; the call's own permit is number 0. `interval_us`: the interval of each
     /// limit.
     pub(super) fn range(&self, numbers: RangeInclusive<u32>, interval_us: &[u64]) -> Self {
-        let behind = |(place, interval): (&[String], &u64)| {
-            let made = place.get(1).and_then(|made| made.parse::<u64>().ok()).unwrap_or(0);
+        let behind = |(reservation, interval): (&[String], &u64)| {
+            let made = reservation.get(1).and_then(|made| made.parse::<u64>().ok()).unwrap_or(0);
             let after = |number: u32| made.saturating_add(interval.saturating_mul(number.into())).to_string();
             let before = match numbers.start().checked_sub(1) {
                 Some(number) => after(number),
-                None => place.first().cloned().unwrap_or_default(),
+                None => reservation.first().cloned().unwrap_or_default(),
             };
             [before, after(*numbers.end())]
         };
         if numbers == (0..=0) {
             return self.clone();
         }
-        Self { places: self.places.chunks(2).zip(interval_us).flat_map(behind).collect(), ..self.clone() }
+        Self { reservations: self.reservations.chunks(2).zip(interval_us).flat_map(behind).collect(), ..self.clone() }
     }
 }
 
@@ -255,11 +255,11 @@ pub(super) fn acquire(
     ask: AttemptKind,
     wait: &RangeInclusive<Duration>,
     saved_up: &SavedUp,
-    places: u32,
+    permits: u32,
 ) -> Vec<String> {
     let mut words = vec![ask.name().to_owned(), us(*wait.end())];
     words.extend(saved_up.words());
-    words.extend([places.to_string(), us(*wait.start())]);
+    words.extend([permits.to_string(), us(*wait.start())]);
     words
 }
 
@@ -281,7 +281,7 @@ pub(super) fn report(saved_up: &SavedUp, own: Option<(&ProbeTicket, &Report)>, s
 pub(super) fn give_back(own: Option<&ProbeTicket>, sent: bool, ask: AttemptKind, taken: &LimitDebit) -> Vec<String> {
     let mut words = ticket(own).to_vec();
     words.extend([u8::from(sent).to_string(), ask.name().to_owned(), taken.moved.clone()]);
-    words.extend_from_slice(&taken.places);
+    words.extend_from_slice(&taken.reservations);
     words
 }
 
@@ -324,9 +324,9 @@ pub(super) fn split_reply(answer: &Value) -> Option<(SharedBreakerState, &[Value
 
 pub(super) fn acquired(own: &[Value]) -> Option<Acquired> {
     match (reply::text(own.first()?)?, own.get(1..)?) {
-        ("go", [wait, due, moved, of_probe, leased, places @ ..]) => Some(Acquired::Go(Go {
+        ("go", [wait, due, moved, of_probe, leased, reservations @ ..]) => Some(Acquired::Go(Go {
             wait: time(wait)?,
-            taken: taken(due, moved, places)?,
+            taken: taken(due, moved, reservations)?,
             lease: lease(reply::whole(of_probe)?),
             leased: u32::try_from(reply::count(leased)?).ok()?,
         })),
@@ -350,15 +350,19 @@ pub(super) fn recheck_reply(own: &[Value]) -> Option<(RecheckDecision, Option<Li
     };
     let again = match again {
         [] => None,
-        [due, moved, places @ ..] => Some(taken(due, moved, places)?),
+        [due, moved, reservations @ ..] => Some(taken(due, moved, reservations)?),
         [_] => return None,
     };
     Some((decision, again))
 }
 
-fn taken(due: &Value, moved: &Value, places: &[Value]) -> Option<LimitDebit> {
+fn taken(due: &Value, moved: &Value, reservations: &[Value]) -> Option<LimitDebit> {
     let text = |value| reply::text(value).map(str::to_owned);
-    Some(LimitDebit { due: text(due)?, moved: text(moved)?, places: places.iter().map(text).collect::<Option<_>>()? })
+    Some(LimitDebit {
+        due: text(due)?,
+        moved: text(moved)?,
+        reservations: reservations.iter().map(text).collect::<Option<_>>()?,
+    })
 }
 
 /// Whether there was a pause to lift, and the number that increases with each lifted pause.

@@ -1,4 +1,4 @@
-//! What this host knows of a group between two script calls.
+//! A host's copy of a group's state between two script calls.
 
 use super::{
     MAX_HEARTBEAT_AGE, Shared,
@@ -38,7 +38,7 @@ impl Known {
         self.fleet.is_closed() && self.settings.pybreaker.is_none()
     }
 
-    /// Number of places to prefetch with the next call.
+    /// Number of permits to prefetch with the next call.
     pub(super) fn lot(&self) -> u32 {
         let Some((heartbeat, _)) = self.heartbeat.as_ref().filter(|_| self.settings.leased) else { return 0 };
         let lots = self.settings.limits.iter().map(|quota| lot(quota, heartbeat.live));
@@ -50,7 +50,7 @@ impl Known {
         self.settings.limits.iter().map(|quota| micros(quota.interval())).collect()
     }
 
-    /// An admission without a script call: with a prefetched place, or because the group has neither breaker nor limits.
+    /// An admission without a script call: with a prefetched permit, or because the group has neither breaker nor limits.
     pub(super) fn take_leased(&mut self, now: Timestamp) -> Option<Shared> {
         if self.settings.breaker.is_none() && self.settings.limits.is_empty() {
             self.saved_up.firsts = self.saved_up.firsts.saturating_add(1);

@@ -37,7 +37,7 @@ enum State {
     Idle,
     /// Being made for the first time: callers wait for it.
     First,
-    /// Ready. The number tells an old connection's failure from one of its successor.
+    /// Ready. The number distinguishes a failure of an old connection from one of its successor.
     Up(Connection, u64),
     /// Being made again: calls fail at once.
     Down,

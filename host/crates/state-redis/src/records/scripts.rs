@@ -404,7 +404,7 @@ impl ScriptCall {
         self
     }
 
-    /// Adds the arguments that tell whether a holder's host is alive.
+    /// Adds the arguments by which a script decides whether a holder's host is alive.
     fn with_lease(self, lost_ago: Option<Duration>) -> Self {
         self.with(lost_ago.map(duration).unwrap_or_default()).with(duration(HOST_LEASE))
     }
@@ -476,13 +476,13 @@ impl<'a> ScriptReply<'a> {
     }
 
     /// The text at an index after the word, from 0.
-    pub fn text(&self, place: usize) -> Option<&'a str> {
-        self.rest.get(place).and_then(reply::text)
+    pub fn text(&self, index: usize) -> Option<&'a str> {
+        self.rest.get(index).and_then(reply::text)
     }
 
     /// The duration at an index after the word, from 0.
-    pub fn duration_at(&self, place: usize) -> Option<Duration> {
-        self.rest.get(place).and_then(reply::count).map(Duration::from_micros)
+    pub fn duration_at(&self, index: usize) -> Option<Duration> {
+        self.rest.get(index).and_then(reply::count).map(Duration::from_micros)
     }
 
     pub fn duration(&self) -> Option<Duration> {

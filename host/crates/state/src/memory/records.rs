@@ -273,10 +273,10 @@ impl MemoryRecords {
         take: impl Fn(&Capacity, Option<Tenant>, usize) -> bool,
     ) -> Result<(), RecordError> {
         const WHAT: &str = "idempotency records";
-        let places = self.limits.records;
-        let place = |held| (held < places).then_some(held + 1);
-        if self.held.fetch_update(Relaxed, Relaxed, place).is_err() {
-            return Err(RecordError::Full { what: WHAT, max: places });
+        let max = self.limits.records;
+        let one_more = |held| (held < max).then_some(held + 1);
+        if self.held.fetch_update(Relaxed, Relaxed, one_more).is_err() {
+            return Err(RecordError::Full { what: WHAT, max });
         }
         if !take(&self.capacity, tenant, RECORD_BYTES) {
             self.held.fetch_sub(1, Relaxed);

@@ -1,4 +1,4 @@
-//! What a record says of its request, without a change.
+//! The status of a record's request, read without a change of the record.
 
 use super::{
     Record, State,

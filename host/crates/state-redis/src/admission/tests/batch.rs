@@ -35,7 +35,7 @@ async fn a_crowd_that_asks_at_the_same_moment_takes_few_steps() {
     assert!(asked <= 10, "{asked} steps for 50 attempts, with a beat or two");
     let counted = grants.iter().all(|grant| matches!(grant, Grant::Shared(shared) if shared.ticket.is_some()));
     assert!(counted, "each counts for the breaker");
-    // The last place of a call can be refunded, and another attempt gets it.
+    // The last permit of a call can be refunded, and another attempt gets it.
     one.gate.give_back(&grants[49]);
     one.gates.flush().await;
     let more = one.crowd(50).await;
@@ -58,7 +58,7 @@ async fn a_limit_of_a_hundred_million_a_second_admits_a_crowd_at_once() {
     }
 }
 
-/// An attempt that accepts a wait gets a later place, whatever the others in its batch accept.
+/// An attempt that accepts a wait gets a later permit, whatever the others in its batch accept.
 #[tokio::test]
 async fn in_a_crowd_each_waits_as_long_as_it_can_bear() {
     let server = RedisServer::start();
@@ -75,7 +75,7 @@ async fn in_a_crowd_each_waits_as_long_as_it_can_bear() {
     }
 }
 
-/// Attempts of a batch that left meanwhile keep no place.
+/// Attempts of a batch that left meanwhile keep no permit.
 #[tokio::test]
 async fn an_attempt_that_leaves_its_batch_gives_its_permit_back() {
     let server = RedisServer::start();
@@ -95,10 +95,10 @@ async fn an_attempt_that_leaves_its_batch_gives_its_permit_back() {
         one.gates.flush().await;
         sleep(10 * MS).await;
     }
-    panic!("some places are still taken");
+    panic!("some permits are still taken");
 }
 
-/// A later place, asked for by an attempt that left, does not go to an attempt that cannot wait for it.
+/// A later permit, asked for by an attempt that left, does not go to an attempt that cannot wait for it.
 #[tokio::test]
 async fn a_wait_goes_to_none_who_cannot_bear_it() {
     let server = RedisServer::start();
@@ -115,7 +115,7 @@ async fn a_wait_goes_to_none_who_cannot_bear_it() {
     assert!(matches!(results, Err(Refusal::RateLimited { .. })), "{results:?}");
 }
 
-/// A reply after all attempts of the batch fell back leaves no place taken.
+/// A reply after all attempts of the batch fell back leaves no permit taken.
 #[tokio::test]
 async fn a_step_that_is_late_gives_all_its_places_back() {
     let server = RedisServer::start();
@@ -136,7 +136,7 @@ async fn a_step_that_is_late_gives_all_its_places_back() {
         one.gates.flush().await;
         sleep(10 * MS).await;
     }
-    panic!("some places are still taken");
+    panic!("some permits are still taken");
 }
 
 /// A runtime that ends during a call leaves no attempt waiting in its batch.

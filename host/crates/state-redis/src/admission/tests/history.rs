@@ -165,7 +165,7 @@ impl Both {
         Ok(())
     }
 
-    /// One call for several attempts takes the same places as one call for each.
+    /// One call for several attempts takes the same permits as one call for each.
     fn batches(&mut self, count: u32, max_wait: Duration, pairs: &mut Vec<Pair>) -> Result<(), TestCaseError> {
         let answer = self.run(
             &scripts::ACQUIRE,

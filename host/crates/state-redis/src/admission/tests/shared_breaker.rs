@@ -113,7 +113,7 @@ async fn failures_of_two_hosts_open_the_breaker_of_all() {
         assert_eq!(host.opened(), 1, "reported once");
     }
     soon("its time is over", || third.state() == breaker::BreakerState::HalfOpen).await;
-    // A refunded probe leaves its place to another one.
+    // A refunded probe leaves its lease to another one.
     let probe = third.gate.acquire(AttemptKind::First, Duration::ZERO..=Duration::ZERO).await.unwrap();
     assert!(probe.is_probe());
     assert!(matches!(one.call(Success).await, Err(Refusal::BreakerOpen { .. })), "one at a time");
@@ -186,7 +186,7 @@ async fn limits_and_pauses_hold_for_all_together() {
         passed += u32::from(host.call(Success).await.is_ok());
     }
     assert_eq!(passed, 6, "of both together");
-    // Another host gets a refunded place.
+    // Another host gets a refunded permit.
     let mut third =
         host(&server, &Settings { limits: vec![quota(1, Duration::from_secs(60), 1)], ..settings.clone() }).await;
     let grant = third.gate.acquire(AttemptKind::First, Duration::ZERO..=Duration::ZERO).await.unwrap();

@@ -24,7 +24,7 @@ const LOCK: Duration = Duration::from_secs(150);
 #[derive(Debug)]
 struct Slow(Arc<MemoryRecords>, Option<Renewing>);
 
-/// A store that asks its owners to renew their places, and that answers so.
+/// A store that asks its owners to renew their entries, and that answers so.
 #[derive(Debug, Clone, Copy)]
 struct Renewing {
     lease: Duration,
@@ -405,7 +405,7 @@ async fn a_send_goes_on_while_its_host_counts_as_alive_and_no_longer() {
 const ENTRY_LEASE: Duration = Duration::from_millis(7500);
 const ENTRY_LOCK: Duration = Duration::from_secs(20);
 
-/// A write without a key whose place is renewed, at a store that answers its renewals so.
+/// A write without a key whose entry is renewed, at a store that answers its renewals so.
 async fn listed(answer: Renewed) -> (Arc<Entry>, RecordGuard) {
     let clock = Clock::system();
     let memory = Arc::new(MemoryRecords::new(clock, Limits::default()));

@@ -187,7 +187,7 @@ async fn a_request_reserves_anew_after_its_pause_was_lifted() {
     assert!(gate.lift());
     advance(Duration::from_secs(9)).await;
     let mut other = gate.acquire(AttemptKind::First, Duration::ZERO..=Duration::ZERO).unwrap();
-    assert_eq!(gate.recheck(&mut other), Recheck::Send, "the waiting one's place is void");
+    assert_eq!(gate.recheck(&mut other), Recheck::Send, "the waiting one's reservation is void");
     assert_eq!(gate.recheck(&mut waiting), Recheck::Wait(Duration::from_secs(1)));
     gate.give_back(&waiting);
     let again = gate.acquire(AttemptKind::First, Duration::ZERO..=Duration::from_secs(1)).unwrap();

@@ -78,10 +78,10 @@ impl Shard {
     ) -> Option<T> {
         let entry = self.records.get_mut(&id)?;
         let (tenant, bytes) = (entry.tenant, entry.bytes());
-        let place = |record: &Record| (record.phase(), record.expires(), record.due());
-        let before = place(&entry.record);
+        let position = |record: &Record| (record.phase(), record.expires(), record.due());
+        let before = position(&entry.record);
         let result = change(&mut entry.record);
-        let after = place(&entry.record);
+        let after = position(&entry.record);
         let bytes_now = entry.bytes();
         // Under the shard's lock, so that a call that removes the record finds its bytes counted.
         capacity.charge(tenant, bytes_now.saturating_sub(bytes));
