@@ -23,8 +23,8 @@
 //! # }
 //! ```
 //!
-//! The program `triage` is this package's binary: the listener, the demo and the command line. All else is in crates of their own, each with
-//! one purpose; cargo forbids cycles between them:
+//! The program `triage` is this package's binary: the listener, the demo and the command line. All else is in crates of their own, each
+//! with one purpose; cargo forbids cycles between them:
 //!
 //! ```text
 //! core <- engine, upstream <- problem <- telemetry <- state <- state-redis

@@ -1,8 +1,8 @@
 //! The host as a tower middleware: [`HostLayer`] puts it before a service that calls the upstream.
 //!
-//! The inner service replaces the host's own HTTP client. Breakers, limits and idempotency records belong to the [`Host`], so all
-//! services of one layer share them. The inner service must send a request at most once: a retry or a hedge in it would repeat writes that the
-//! host knows nothing of.
+//! The inner service replaces the host's own HTTP client. Breakers, limits and idempotency records belong to the [`Host`], so all services
+//! of one layer share them. The inner service must send a request at most once: a retry or a hedge in it would repeat writes that the host
+//! knows nothing of.
 //!
 //! ```
 //! use bytes::Bytes;

@@ -19,8 +19,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The accept backlog of each socket.
 const BACKLOG: i32 = 1024;
-/// The pause between two accepts while memory is scarce. At this rate, connections that stay silent until their timeout take a few megabytes
-/// of memory together.
+/// The pause between two accepts while memory is scarce. At this rate, connections that stay silent until their timeout take a few
+/// megabytes of memory together.
 const SCARCE_MEMORY_PAUSE: Duration = Duration::from_millis(50);
 /// How often to search for a quiet connection to close while a new one waits.
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(50);

@@ -6,8 +6,8 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A point on a store's time line, in microseconds. Timestamps of different stores cannot be compared, so hosts exchange durations and never
-/// timestamps.
+/// A point on a store's time line, in microseconds. Timestamps of different stores cannot be compared, so hosts exchange durations and
+/// never timestamps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub u64);
 

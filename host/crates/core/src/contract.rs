@@ -190,8 +190,8 @@ pub enum Outcome<'a> {
 }
 
 /// Whether a write may have been applied although its response has this status: the upstream or a gateway timed out or lost its caller
-/// (408, 460, 499), failed (500 and all other 5xx, those of CDNs too), or sent no final HTTP status (below 200, above 599). 501, 505 and 511
-/// are refusals.
+/// (408, 460, 499), failed (500 and all other 5xx, those of CDNs too), or sent no final HTTP status (below 200, above 599). 501, 505 and
+/// 511 are refusals.
 pub fn leaves_unknown(status: u16) -> bool {
     let answers = matches!(status, 200..=499 | 501 | 505 | 511);
     !answers || matches!(status, 408 | 460 | 499)

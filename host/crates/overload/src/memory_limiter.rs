@@ -154,7 +154,8 @@ impl MemoryReservation {
         self.room_for(0)
     }
 
-    /// Checks for space before bytes are read, without holding it: a caller that announces much and sends nothing takes nothing from others.
+    /// Checks for space before bytes are read, without holding it: a caller that announces much and sends nothing takes nothing from
+    /// others.
     ///
     /// # Errors
     /// [`Scarce`]

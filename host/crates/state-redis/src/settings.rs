@@ -11,8 +11,8 @@ pub struct Settings {
     pub address: Address,
     /// Prefix of every key. Fleets with the same prefix share state. Default `triage`.
     pub prefix: String,
-    /// Time limit of a script call; after it this host continues without shared state. Default 20 ms: 20 times the usual duration within a data centre,
-    /// and short beside an attempt.
+    /// Time limit of a script call; after it this host continues without shared state. Default 20 ms: 20 times the usual duration within a
+    /// data centre, and short beside an attempt.
     pub timeout: Duration,
     /// Number of hosts that must have seen failures before the fleet's breaker opens, at most all live hosts. Default 2, so that a
     /// host with a bad network opens only its own breaker.

@@ -8,7 +8,8 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// Loads the policy from a pulled component after all checks: its signature if there are keys, its format, and the golden cases delivered with it.
+/// Loads the policy from a pulled component after all checks: its signature if there are keys, its format, and the golden cases delivered
+/// with it.
 ///
 /// # Errors
 /// [`ServiceError`], which names the phase.

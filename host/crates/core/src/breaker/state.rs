@@ -305,9 +305,9 @@ impl Breaker {
         }
     }
 
-    /// Extends the open time of a breaker to the time that the upstream asked for (`Retry-After`), at most the longest open time. Applies only
-    /// if the breaker opened in the epoch of the answered attempt: by that attempt, or while it was in flight. Returns the new open time
-    /// from now on; none if it did not change.
+    /// Extends the open time of a breaker to the time that the upstream asked for (`Retry-After`), at most the longest open time. Applies
+    /// only if the breaker opened in the epoch of the answered attempt: by that attempt, or while it was in flight. Returns the new open
+    /// time from now on; none if it did not change.
     pub fn lengthen(
         &mut self,
         ticket: &Ticket,
@@ -375,8 +375,8 @@ impl Breaker {
         }
     }
 
-    /// Takes over the state of the fleet's breaker, so that this host continues from it if it loses shared state. A half-open state becomes an
-    /// open one that ends now, so that the host sends its own probes then.
+    /// Takes over the state of the fleet's breaker, so that this host continues from it if it loses shared state. A half-open state becomes
+    /// an open one that ends now, so that the host sends its own probes then.
     pub fn follow(&mut self, state: BreakerState, forced: bool, why: Option<Trip>, left: Duration, now: Timestamp) {
         let until = now.after(left);
         self.enter(match (state, why) {

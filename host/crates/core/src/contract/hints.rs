@@ -16,8 +16,8 @@ const MAX_SECONDS: u64 = u32::MAX as u64;
 pub const HINT_HEADERS: [HeaderName; 5] =
     [RETRY_AFTER, RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS, X_SHOULD_RETRY, STRIPE_SHOULD_RETRY];
 
-/// The wait that the upstream asks for: that of `retry-after-ms` or `x-ms-retry-after-ms` if valid, because they are more precise, else that
-/// of `Retry-After`, in seconds or as an HTTP-date relative to `now_unix_ms` (RFC 9110 section 10.2.3).
+/// The wait that the upstream asks for: that of `retry-after-ms` or `x-ms-retry-after-ms` if valid, because they are more precise, else
+/// that of `Retry-After`, in seconds or as an HTTP-date relative to `now_unix_ms` (RFC 9110 section 10.2.3).
 pub fn retry_after(headers: &HeaderMap, now_unix_ms: u64) -> Option<Duration> {
     let text = |name: &HeaderName| headers.get(name)?.to_str().ok().map(str::trim);
     if let Some(wait) = [RETRY_AFTER_MS, X_MS_RETRY_AFTER_MS].iter().find_map(|name| milliseconds(text(name)?)) {

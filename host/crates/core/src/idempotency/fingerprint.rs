@@ -88,8 +88,8 @@ impl Fingerprint {
         Self(id.0)
     }
 
-    /// The fingerprint with header fields that change the request's meaning, such as a condition. Without fields it does not change, so that
-    /// records from before this rule still match.
+    /// The fingerprint with header fields that change the request's meaning, such as a condition. Without fields it does not change, so
+    /// that records from before this rule still match.
     #[must_use]
     pub fn with_headers(self, fields: &[(&str, &[u8])]) -> Self {
         if fields.is_empty() {
@@ -131,8 +131,8 @@ fn parts<'a>(mut before: Vec<&'a [u8]>, fields: &'a [(&str, &[u8])]) -> Vec<&'a 
     before
 }
 
-/// Header fields that identify the caller, trace the request or choose the form of the response. They do not change the request's meaning: a
-/// caller that repeats a request with a fresh token makes the same request.
+/// Header fields that identify the caller, trace the request or choose the form of the response. They do not change the request's meaning:
+/// a caller that repeats a request with a fresh token makes the same request.
 const CIRCUMSTANCES: [&str; 14] = [
     "accept",
     "accept-charset",
@@ -180,8 +180,8 @@ impl RequestDigest {
 }
 
 impl Tenant {
-    /// The tenant of a request: a hash of the values of all headers with these `names`, in order. Without `names`, all callers are one tenant.
-    /// Callers that send none of the headers are one tenant too, different from all others.
+    /// The tenant of a request: a hash of the values of all headers with these `names`, in order. Without `names`, all callers are one
+    /// tenant. Callers that send none of the headers are one tenant too, different from all others.
     pub fn of(headers: &HeaderMap, names: &[HeaderName]) -> Self {
         Self::by(names, |name| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect())
     }

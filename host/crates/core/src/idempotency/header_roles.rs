@@ -42,7 +42,8 @@ const CONDITION: [&str; 8] = [
     "range",
 ];
 
-/// Fields that choose the form of the response. For a verification the policy sets them itself, because it must be able to read the response.
+/// Fields that choose the form of the response. For a verification the policy sets them itself, because it must be able to read the
+/// response.
 const ANSWER: [&str; 7] =
     ["accept", "accept-charset", "accept-encoding", "cache-control", "pragma", "prefer", "want-digest"];
 
@@ -97,9 +98,9 @@ pub fn distinguishing_headers(
     fields
 }
 
-/// Whether a verification carries this field of the write. Any field may select the data that the upstream searches, such as a tenant's, and
-/// a search of other data proves nothing. So a verification carries all fields but those of the body, of conditions, of the operation (an
-/// override of the method would turn the read into a write), of the response's form, of idempotency and of one message.
+/// Whether a verification carries this field of the write. Any field may select the data that the upstream searches, such as a tenant's,
+/// and a search of other data proves nothing. So a verification carries all fields but those of the body, of conditions, of the operation
+/// (an override of the method would turn the read into a write), of the response's form, of idempotency and of one message.
 pub fn is_carried_by_verification(name: &HeaderName) -> bool {
     let text = name.as_str();
     let is_left_out = text.starts_with("content-")

@@ -13,8 +13,8 @@ pub const PROOF_BYTES: usize = 16;
 pub struct OwnerProofs(Vec<hmac::Key>);
 
 impl OwnerProofs {
-    /// Uses secrets that all hosts of a fleet have. The first one makes proofs; a proof of any of them is valid. Without a secret no proof is
-    /// made or valid, and so no caller can read a record.
+    /// Uses secrets that all hosts of a fleet have. The first one makes proofs; a proof of any of them is valid. Without a secret no proof
+    /// is made or valid, and so no caller can read a record.
     pub fn shared(secrets: Vec<hmac::Key>) -> Self {
         Self(secrets)
     }
@@ -32,7 +32,8 @@ impl OwnerProofs {
         code.as_ref().first_chunk().copied()
     }
 
-    /// Whether the proof is valid for this tenant and upstream. Takes the same time for every invalid proof, so that timing reveals no byte.
+    /// Whether the proof is valid for this tenant and upstream. Takes the same time for every invalid proof, so that timing reveals no
+    /// byte.
     pub fn holds(&self, id: RecordId, tenant: &Tenant, upstream: &str, proof: &[u8]) -> bool {
         use subtle::ConstantTimeEq as _;
         let message = message(id, tenant, upstream);

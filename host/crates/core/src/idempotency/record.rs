@@ -116,8 +116,9 @@ impl Record {
         record
     }
 
-    /// The record of a request without a key, marked as sent from the beginning. `orphans`: how long an orphan is kept. For that time and the
-    /// time of a lock after a loss of data, the request may repeat an earlier one whose record was lost, so its record begins as unknown.
+    /// The record of a request without a key, marked as sent from the beginning. `orphans`: how long an orphan is kept. For that time and
+    /// the time of a lock after a loss of data, the request may repeat an earlier one whose record was lost, so its record begins as
+    /// unknown.
     pub fn listed(
         opening: &BeginRequest,
         orphans: Duration,

@@ -6,9 +6,9 @@ use std::{fmt::Write as _, ops::ControlFlow};
 /// The header that holds such a condition.
 pub const IF_NONE_EXIST: &str = "if-none-exist";
 
-/// The canonical form: all parameters, decoded, sorted, without repetitions and joined by `&`. A condition may be a query, with or without a
-/// leading `?`, or a whole URL, of which the query counts. Bytes with a meaning in a query are percent-encoded again, so that two different
-/// searches never have the same form.
+/// The canonical form: all parameters, decoded, sorted, without repetitions and joined by `&`. A condition may be a query, with or without
+/// a leading `?`, or a whole URL, of which the query counts. Bytes with a meaning in a query are percent-encoded again, so that two
+/// different searches never have the same form.
 ///
 /// `+` and `%20` both mean a space, as in HTML forms.
 pub fn canonical(condition: &[u8]) -> String {

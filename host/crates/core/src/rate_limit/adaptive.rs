@@ -27,11 +27,11 @@ const MIN_MEASURED_TIME: Duration = Duration::from_secs(1);
 /// The lower bound of a rate, and how fast it rises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// The lowest rate, in requests a minute: without requests, the host could not learn that the upstream accepts more. Default 6, or half of
-    /// the configured limits' rate if that is less.
+    /// The lowest rate, in requests a minute: without requests, the host could not learn that the upstream accepts more. Default 6, or half
+    /// of the configured limits' rate if that is less.
     pub floor_per_minute: u32,
-    /// The rise of the rate within a minute, in requests a minute. Default 600: 10 a second, the seed's limit. It must be equal on all hosts of
-    /// a fleet, or their shares differ.
+    /// The rise of the rate within a minute, in requests a minute. Default 600: 10 a second, the seed's limit. It must be equal on all
+    /// hosts of a fleet, or their shares differ.
     pub rise_per_minute: u32,
 }
 
@@ -100,14 +100,14 @@ impl Reservation {
     }
 }
 
-/// The number of decreases before an attempt was sent. A throttled response to the attempt is no reason for a further decrease if the rate was
-/// lowered after the send.
+/// The number of decreases before an attempt was sent. A throttled response to the attempt is no reason for a further decrease if the rate
+/// was lowered after the send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecreaseEpoch(u64);
 
 impl AdaptiveRate {
-    /// The rate in requests a minute. None if no rate was learned, or if the learned rate is not below `ceiling`, the rate of the configured
-    /// limits (infinite without limits), because those limits apply in any case.
+    /// The rate in requests a minute. None if no rate was learned, or if the learned rate is not below `ceiling`, the rate of the
+    /// configured limits (infinite without limits), because those limits apply in any case.
     pub fn per_minute(&self, settings: &Settings, ceiling: f64, now: Timestamp) -> Option<f64> {
         let learned = self.learned.filter(|learned| now.since(learned.since) < FORGET_AFTER)?;
         let risen = f64::from(settings.rise_per_minute) * learned.borne.as_secs_f64() / 60.0;
@@ -125,8 +125,8 @@ impl AdaptiveRate {
         self.decreases
     }
 
-    /// Reserves the first moment from `from` on: a refunded one, or the one that the rate admits after the last reservation. A change of the
-    /// rate does not move existing reservations.
+    /// Reserves the first moment from `from` on: a refunded one, or the one that the rate admits after the last reservation. A change of
+    /// the rate does not move existing reservations.
     ///
     /// # Errors
     /// The wait from `now` on, if it is longer than `max_wait`; then nothing is reserved.
@@ -199,8 +199,8 @@ impl AdaptiveRate {
         }
     }
 
-    /// The upstream throttled a request. Lowers the rate to [`DECREASE_FACTOR`] of the present throughput and returns the new rate; none if an
-    /// earlier throttled response has lowered it already.
+    /// The upstream throttled a request. Lowers the rate to [`DECREASE_FACTOR`] of the present throughput and returns the new rate; none if
+    /// an earlier throttled response has lowered it already.
     pub fn throttled(&mut self, settings: &Settings, ceiling: f64, sent: DecreaseEpoch, now: Timestamp) -> Option<f64> {
         let current = self.per_minute(settings, ceiling, now);
         let known = self.learned.filter(|learned| now.since(learned.since) < FORGET_AFTER);

@@ -45,8 +45,8 @@ impl Budget {
     }
 
     fn refill(&mut self, settings: &Settings, now: Timestamp) {
-        // Thousandths of a retry: microseconds times floor, divided by a thousand. Less than one is not lost: `at` stays, so that the time counts
-        // in the next call.
+        // Thousandths of a retry: microseconds times floor, divided by a thousand. Less than one is not lost: `at` stays, so that the time
+        // counts in the next call.
         let earned =
             crate::clock::micros(now.since(self.at)).saturating_mul(u64::from(settings.floor_per_second)) / 1000;
         if earned > 0 {

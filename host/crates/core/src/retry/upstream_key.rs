@@ -13,8 +13,8 @@ pub const BODY_BYTES: usize = 4096;
 /// Headers by which upstreams mark a replayed response: Stripe's name, and one that other APIs use.
 const REPLAY_HEADERS: [&str; 2] = ["idempotent-replayed", "idempotency-replayed"];
 
-/// Markers in the body of a 409 which say that another request with the key is still in progress: Stripe's error code, words of the title in
-/// draft-ietf-httpapi-idempotency-key-header, and Triage's own problem type.
+/// Markers in the body of a 409 which say that another request with the key is still in progress: Stripe's error code, words of the title
+/// in draft-ietf-httpapi-idempotency-key-header, and Triage's own problem type.
 const IN_PROGRESS_WORDS: [&str; 5] =
     ["idempotency_key_in_use", "outstanding", "in progress", "in-progress", "urn:triage:problem:in-flight"];
 

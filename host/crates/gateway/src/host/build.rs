@@ -187,7 +187,8 @@ pub fn registry(settings: &Settings) -> Result<Registry, CredentialsError> {
     Ok(Registry::new(credentials, store))
 }
 
-/// The thread for shadow candidates, if an upstream has one. If it cannot start, candidates are not called, and requests are served without them.
+/// The thread for shadow candidates, if an upstream has one. If it cannot start, candidates are not called, and requests are served without
+/// them.
 fn shadow(settings: &Settings) -> Option<Shadow> {
     let in_shadow =
         |upstream: &Upstream| upstream.candidate.as_ref().is_some_and(|candidate| candidate.mode == Mode::Shadow);

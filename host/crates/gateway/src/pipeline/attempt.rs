@@ -162,8 +162,8 @@ impl RequestContext {
         Ok(CompletedAttempt { arrival, permit, took, sent_at: began, cut_off })
     }
 
-    /// Takes a permit of the breaker, the budget and the rate limits, and waits until it may be used. A half-open probe of an upstream with a
-    /// health call makes that call first. Returns the permit and the time of its last check.
+    /// Takes a permit of the breaker, the budget and the rate limits, and waits until it may be used. A half-open probe of an upstream with
+    /// a health call makes that call first. Returns the permit and the time of its last check.
     async fn admit(&self, target: &AttemptTarget<'_>, progress: &mut Progress) -> Result<(Permit, Instant), Problem> {
         let is_request = matches!(target, AttemptTarget::Request);
         // A verification keeps less in reserve: it goes to another endpoint, and a skipped one leaves a write unknown.

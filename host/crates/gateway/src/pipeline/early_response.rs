@@ -1,7 +1,8 @@
 //! A response before the caller's own timeout: `Prefer: wait=N`.
 //!
-//! A caller that disconnects at its own timeout gets no response, and most clients then repeat the request. A caller that states how long it
-//! waits gets 504 `effect-unknown` before its timeout. The response says how to repeat the request safely. The host continues the request.
+//! A caller that disconnects at its own timeout gets no response, and most clients then repeat the request. A caller that states how long
+//! it waits gets 504 `effect-unknown` before its timeout. The response says how to repeat the request safely. The host continues the
+//! request.
 //!
 //! A caller without a key cannot repeat its request safely, but can check by itself whether the write was applied. So the entry among equal
 //! requests ends once the caller has this response, and its next request is a new one. If the caller disconnects before, the entry becomes
@@ -83,7 +84,8 @@ pub(super) enum Leaves {
 impl CallerWait {
     /// Waits for the response as long as the caller does. Calls `leave` if the request outlasts that wait.
     ///
-    /// A request with a key continues, because its caller can repeat it for the response. A request without a key ends if nothing was sent yet.
+    /// A request with a key continues, because its caller can repeat it for the response. A request without a key ends if nothing was sent
+    /// yet.
     pub(super) async fn bound(
         &self,
         finished: &mut JoinHandle<Response<Body>>,

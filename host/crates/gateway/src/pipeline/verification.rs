@@ -106,7 +106,8 @@ impl Host {
             return VerificationResult::Open;
         };
         if doubtful && self.shared.is_after_loss(idempotency) {
-            // After a loss of shared state, a verification does not show which request created the match: the caller or an operator settles it.
+            // After a loss of shared state, a verification does not show which request created the match: the caller or an operator settles
+            // it.
             guard.leave_until(None);
             return settled(Class::Unknown);
         }

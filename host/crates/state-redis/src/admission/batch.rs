@@ -1,8 +1,8 @@
 //! One script call for the first attempts of a thread that ask at the same time.
 //!
-//! While a call is in flight, new attempts wait for the next call, which reserves once for each of them: a busy host sends one call for many
-//! attempts, an idle host one call for each. Each attempt sends at once what was reserved for it, so an exact limit stays exact. If the
-//! limits do not admit all attempts now, the call drops the senders of the others, and each of those attempts makes a call of its own.
+//! While a call is in flight, new attempts wait for the next call, which reserves once for each of them: a busy host sends one call for
+//! many attempts, an idle host one call for each. Each attempt sends at once what was reserved for it, so an exact limit stays exact. If
+//! the limits do not admit all attempts now, the call drops the senders of the others, and each of those attempts makes a call of its own.
 
 use super::{
     RedisGate, Shared,

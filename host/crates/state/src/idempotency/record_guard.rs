@@ -135,7 +135,8 @@ impl RecordGuard {
         guard
     }
 
-    /// A guard for a request without a key whose entry is listed among equal unanswered requests. `is_new`: its record began with that entry.
+    /// A guard for a request without a key whose entry is listed among equal unanswered requests. `is_new`: its record began with that
+    /// entry.
     pub fn listed(
         records: &Arc<dyn Records>,
         clock: Clock,

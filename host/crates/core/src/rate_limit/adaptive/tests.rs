@@ -167,8 +167,8 @@ proptest! {
         prop_assert_eq!(rate.per_minute(&settings, ceiling, now.after(FORGET_AFTER)), None);
     }
 
-    /// A refunded reservation goes to the next attempt, so an attempt waits only behind those that still wait. No two reservations are nearer
-    /// than the rate allows, and a pause moves all of them.
+    /// A refunded reservation goes to the next attempt, so an attempt waits only behind those that still wait. No two reservations are
+    /// nearer than the rate allows, and a pause moves all of them.
     #[test]
     fn a_line_is_no_longer_than_those_who_wait_in_it(
         acts in prop::collection::vec((0_u8..8, 0_usize..40, 0_u64..300), 1..300),

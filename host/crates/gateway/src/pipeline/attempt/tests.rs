@@ -101,7 +101,8 @@ fn only_a_timeout_of_the_upstreams_own_tells_of_its_load() {
     assert!(matches!(sample_outcome(&timed_out, true), SampleOutcome::Uninformative));
 }
 
-/// A transport whose own task reads the body after this delay, even if the send has ended: as over TLS and HTTP/2, or a program's own client.
+/// A transport whose own task reads the body after this delay, even if the send has ended: as over TLS and HTTP/2, or a program's own
+/// client.
 #[derive(Debug)]
 struct Elsewhere {
     after: Duration,
