@@ -77,7 +77,7 @@ impl Trial {
 
     /// The `candidate` that the admin API shows.
     async fn shown(&self) -> Value {
-        self.front.look("/api/v1/policies/api").await["candidate"].clone()
+        self.front.get_json("/api/v1/policies/api").await["candidate"].clone()
     }
 
     /// The counters of the upstream's candidates in a scrape: compared, differed, skipped, decisions, faults.
@@ -91,7 +91,7 @@ impl Trial {
 
     /// The texts of the candidate's events, each with its kind.
     async fn candidate_events(&self) -> Vec<(String, String)> {
-        let events = self.front.look("/api/v1/events").await;
+        let events = self.front.get_json("/api/v1/events").await;
         let text = |event: &Value, name: &str| event[name].as_str().unwrap().to_owned();
         let all = events.as_array().unwrap().iter().map(|event| (text(event, "kind"), text(event, "text")));
         all.filter(|(kind, _)| kind.starts_with("candidate-")).collect()
@@ -185,7 +185,7 @@ async fn a_difference_is_told_once_and_shown_with_its_count_and_time_wherever_an
             }],
         })
     );
-    assert_eq!(trial.front.look("/api/v1/policies").await[0]["candidate"]["differed"], 30);
+    assert_eq!(trial.front.get_json("/api/v1/policies").await[0]["candidate"]["differed"], 30);
     assert_eq!(trial.scraped().await, [30, 30, 0, 30, 0]);
     let admin = format!("http://{}", trial.front.admin_address());
     let listed = run(&["policy", "list", "--admin", &admin]).out;
