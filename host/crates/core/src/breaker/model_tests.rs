@@ -170,7 +170,7 @@ impl Protocol {
                 }
             }
             Phase::Admitted(ticket) | Phase::Rechecked(ticket, _) if orderly => {
-                self.send(fleet, Message::GiveBack(ticket))
+                self.send(fleet, Message::GiveBack(ticket));
             }
             _ => {}
         }
