@@ -67,11 +67,11 @@ async fn a_tripped_breaker_is_seen_with_its_cause() {
 #[tokio::test]
 async fn an_open_breaker_is_a_condition_of_the_status_and_of_the_metrics() {
     let (front, _upstream) = stage(500, "breaker = { failure_threshold = 3, jitter = 0 }\n").await;
-    assert_eq!(front.look("/api/v1/status").await["conditions"], json!([]));
+    assert_eq!(front.get_json("/api/v1/status").await["conditions"], json!([]));
     for _ in 0..3 {
         front.ask("GET", "/a", "").await;
     }
-    let status = front.look("/api/v1/status").await;
+    let status = front.get_json("/api/v1/status").await;
     let open = &status["conditions"][0];
     assert_eq!(
         (&open["id"], &open["severity"], &open["subject"]),
@@ -89,7 +89,7 @@ async fn an_open_breaker_is_a_condition_of_the_status_and_of_the_metrics() {
     assert!(metrics.contains("triage_condition{condition=\"breaker-open\",severity=\"critical\"} 1"), "{metrics}");
     assert!(metrics.contains("triage_condition{condition=\"state-down\",severity=\"critical\"} 0"), "{metrics}");
     front.admin("POST", "/api/v1/breakers/api/any/reset", "", "").await;
-    let status = front.look("/api/v1/status").await;
+    let status = front.get_json("/api/v1/status").await;
     assert!(status["conditions"].as_array().unwrap().iter().all(|own| own["id"] != "breaker-open"), "{status:#}");
 }
 

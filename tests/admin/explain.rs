@@ -216,12 +216,12 @@ async fn refusals_fold_into_one_row_and_do_not_displace_the_failures_that_caused
     for _ in 0..2 {
         assert_eq!(front.ask("GET", "/lost", "").await.status(), "502");
     }
-    let breakers = front.look("/api/v1/breakers").await;
+    let breakers = front.get_json("/api/v1/breakers").await;
     assert_eq!(breakers[0]["why"], "3 failures in a row: no answer (reset)", "{breakers}");
     for _ in 0..40 {
         assert_eq!(front.ask("GET", "/x", "").await.status(), "503");
     }
-    let rough = front.look("/api/v1/requests?rough=true&limit=500").await;
+    let rough = front.get_json("/api/v1/requests?rough=true&limit=500").await;
     let rows = rough.as_array().unwrap();
     let refused: Vec<_> = rows.iter().filter(|row| row["reason"] == "breaker-open").collect();
     assert_eq!(refused.len(), 1, "{rough:#}");
@@ -231,7 +231,7 @@ async fn refusals_fold_into_one_row_and_do_not_displace_the_failures_that_caused
     assert!(rows.iter().any(|row| row["reason"] == "upstream-failed"), "the failures are still there: {rough:#}");
     for which in ["first_failure", "latest_failure"] {
         let id = breakers[0][which]["request"].as_str().unwrap();
-        let story = front.look(&format!("/api/v1/requests/{id}")).await;
-        assert!(steps(&story).contains(&"failed"), "{which}: {story:#}");
+        let timeline = front.get_json(&format!("/api/v1/requests/{id}")).await;
+        assert!(steps(&timeline).contains(&"failed"), "{which}: {timeline:#}");
     }
 }

@@ -239,7 +239,7 @@ proptest! {
 fn a_probe_begins_only_where_its_lease_covers_it() {
     let seconds = Duration::from_secs;
     let lease = |probe_lease| Settings { probe_lease, ..settings() };
-    for (case, looked_ago, attempt, probe_lease, may) in [
+    for (case, rechecked_ago, attempt, probe_lease, may) in [
         ("at once", seconds(0), seconds(30), seconds(35), true),
         ("after 3 s", seconds(3), seconds(30), seconds(35), true),
         ("stopped for 4 s", seconds(4), seconds(30), seconds(35), false),
@@ -247,7 +247,7 @@ fn a_probe_begins_only_where_its_lease_covers_it() {
         ("a lease that is hardly longer than an attempt", seconds(0), seconds(30), Duration::from_millis(30_100), true),
         ("a lease as long as an attempt", seconds(0), seconds(30), seconds(30), false),
     ] {
-        assert_eq!(crate::breaker::lease_covers(looked_ago, attempt, &lease(probe_lease)), may, "{case}");
+        assert_eq!(crate::breaker::lease_covers(rechecked_ago, attempt, &lease(probe_lease)), may, "{case}");
     }
 }
 
