@@ -194,7 +194,7 @@ fn expected(problem: &Problem) -> Row {
             429,
             "rate-limited",
             "rate limit reached",
-            "list admits 1 requests per 60000 ms, and no permit is free within the time that the deadline leaves for waiting; retry after the wait",
+            "list admits 1 request per 1 min, and no permit is free within the time that the deadline leaves for waiting; retry after the wait",
         )
         .waits("60", 60_000),
         Problem::RateLimited { quota: None, .. } => row(

@@ -117,7 +117,7 @@ async fn nothing_is_recorded_unasked_and_everything_about_it_is_an_event() {
     let expected = [
         // This is the fetch that returned nothing.
         "an operator fetches decisions without contents",
-        "an operator records decisions with contents for 60000 ms",
+        "an operator records decisions with contents for 1 min",
         "an operator fetches decisions with contents",
         "an operator ends the recording: 1 decisions, 0 dropped",
     ];

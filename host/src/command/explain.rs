@@ -4,7 +4,7 @@ use super::remote::Remote;
 use anyhow::Result;
 use serde_json::Value;
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
-use triage_telemetry::Rounded;
+use triage_core::rounded::Rounded;
 
 /// The request to explain.
 #[derive(Debug, clap::Args)]

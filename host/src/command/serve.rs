@@ -18,6 +18,7 @@ use triage::{
 };
 use triage_admin::AdminError;
 use triage_config::{Flags, settings::Settings};
+use triage_core::rounded::Rounded;
 use triage_engine::compiler;
 
 /// Serves until a signal, then drains; a second signal ends it at once.
@@ -67,7 +68,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
         }
     })?;
     tell_system(NotifyState::Stopping);
-    tracing::info!(limit = ?settings.server.drain, "stopping: no new connections; requests under way may finish");
+    tracing::info!(limit = %Rounded(settings.server.drain), "stopping: no new connections; requests under way may finish");
     let (stopped, drained) = oneshot::channel();
     // A separate thread drains, so that a second signal can still end the process.
     let _ = thread::Builder::new().name("triage-drain".to_owned()).spawn(move || stopped.send(server.stop()));

@@ -14,6 +14,7 @@ use http::StatusCode;
 use serde_json::json;
 use std::{io::Write, time::Duration};
 use tokio::time::{Instant, sleep};
+use triage_core::rounded::Rounded;
 
 /// Pause between two scenarios, to read the output.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -77,10 +78,10 @@ async fn import_through_faults(stage: &Fixture, screen: &mut impl Write, shown: 
     shown.asked += summary.rows.len();
     say!(
         screen,
-        "   {} rows, {} answered as created, {:.1} s. The directory holds {} hospitals, {} of them twice, {} active;",
+        "   {} rows, {} answered as created, {}. The directory holds {} hospitals, {} of them twice, {} active;",
         summary.rows.len(),
         summary.totals().created,
-        summary.elapsed.as_secs_f64(),
+        Rounded(summary.elapsed),
         hospitals.len(),
         stage.emulator.duplicates(),
         hospitals.iter().filter(|hospital| hospital.active).count(),
@@ -126,23 +127,23 @@ async fn storm_and_recovery(stage: &Fixture, screen: &mut impl Write, shown: &mu
     shown.sent_while_open += arrived(stage, Call::List) - before;
     say!(
         screen,
-        "   {REFUSALS} more requests: {refused} refused in {} us each; {} reached the directory",
-        each.as_micros(),
+        "   {REFUSALS} more requests: {refused} refused in {} each; {} reached the directory",
+        Rounded(each),
         arrived(stage, Call::List) - before
     );
     stage.emulator.set_faults(Faults::none());
     say!(
         screen,
-        "   The directory works again. The breaker stays open for {} s (a minute, divided) ...",
-        OPEN_FOR.as_secs()
+        "   The directory works again. The breaker stays open for {} (a minute, divided) ...",
+        Rounded(OPEN_FOR)
     );
     let before = arrived(stage, Call::List);
     let answer = recovered(stage).await?;
     say!(
         screen,
-        "   ... then one request passes as a probe: {} in {} ms, {} sent. The breaker is closed:",
+        "   ... then one request passes as a probe: {} in {}, {} sent. The breaker is closed:",
         answer.status.as_u16(),
-        answer.took.as_millis(),
+        Rounded(answer.took),
         arrived(stage, Call::List) - before
     );
     let answer = stage.caller.get("/hospitals/").await?;
@@ -178,12 +179,12 @@ async fn replay(stage: &Fixture, screen: &mut impl Write, shown: &mut Shown) -> 
         let answer = stage.caller.create("demo-replay-1", &hospital).await?;
         say!(
             screen,
-            "   the {time} time: {}, hospital {}, attempts: {}, replay: {}, {} ms",
+            "   the {time} time: {}, hospital {}, attempts: {}, replay: {}, {}",
             answer.status.as_u16(),
             answer.json["id"],
             answer.header("triage-attempts"),
             if answer.header("triage-replay") == "true" { "yes" } else { "no" },
-            answer.took.as_millis()
+            Rounded(answer.took)
         );
     }
     shown.asked += 1;
@@ -213,6 +214,6 @@ fn sums(stage: &Fixture, screen: &mut impl Write, shown: &mut Shown, elapsed: Du
     ] {
         say!(screen, "   {name:<42} {number:>6}");
     }
-    say!(screen, "   {:<42} {:>6.1} s", "time", elapsed.as_secs_f64());
+    say!(screen, "   {:<42} {:>8}", "time", Rounded(elapsed));
     Ok(())
 }

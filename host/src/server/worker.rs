@@ -16,6 +16,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use triage_core::rounded::Rounded;
 
 /// The accept backlog of each socket.
 const BACKLOG: i32 = 1024;
@@ -153,7 +154,7 @@ impl Worker {
             let _ = timeout(LAST_EXPORT_TIMEOUT, shared.host.export_rest()).await;
         }
         if !finished {
-            tracing::warn!(?limit, "requests were still under way at the end of the drain time");
+            tracing::warn!(limit = %Rounded(limit), "requests were still under way at the end of the drain time");
         }
         finished
     }

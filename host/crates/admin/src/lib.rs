@@ -7,7 +7,7 @@
 use triage_admission as admission;
 use triage_bounded_file as bounded_file;
 use triage_config as config;
-use triage_core::{breaker, clock, rate_limit, retry, secret};
+use triage_core::{breaker, clock, rate_limit, retry, rounded, secret};
 use triage_decision_log as decision_log;
 use triage_engine as policy;
 use triage_gateway::{Host, tls};

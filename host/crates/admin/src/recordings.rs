@@ -10,9 +10,9 @@ use super::{
     response::{At, Json, Problem, Refusal, Sent, body},
 };
 use crate::{
-    clock::millis,
     decision_log::{Recorder, RecordingStatus},
     rollout::UpstreamPolicy,
+    rounded::Rounded,
 };
 use axum::{
     extract::State,
@@ -113,7 +113,7 @@ pub(super) async fn start(
     let time = lasting(for_ms)?;
     let now = state.host.shared.clock.now();
     own.start(contents, time, now).map_err(|already| Refusal::NotNow(already.to_string()))?;
-    let text = format!("an operator records decisions {} for {} ms", with(contents), millis(time));
+    let text = format!("an operator records decisions {} for {}", with(contents), Rounded(time));
     state.audit(actor.0, "trace-start", &upstream, text);
     Ok(Json(shape(&state, &upstream, own)))
 }

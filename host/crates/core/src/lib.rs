@@ -21,6 +21,7 @@ pub mod idempotency;
 pub mod rate_limit;
 pub mod retry;
 pub mod rng;
+pub mod rounded;
 pub mod route;
 pub mod secret;
 pub mod units;

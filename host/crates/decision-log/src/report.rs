@@ -2,6 +2,7 @@
 
 use super::format::{Head, Next, RecordedVerdict};
 use std::{collections::BTreeMap, fmt, time::Duration};
+use triage_core::rounded::Rounded;
 
 /// Maximum of groups of differences. Differences beyond it are only counted.
 const MAX_GROUPS: usize = 1000;
@@ -148,8 +149,9 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "{replayed} of {} decisions replayed in {:.2?}: {a_second:.0} a second",
-            self.decisions, self.took
+            "{replayed} of {} decisions replayed in {}: {a_second:.0} a second",
+            self.decisions,
+            Rounded(self.took)
         )?;
         for (missing, count) in &self.not_replayed {
             writeln!(f, "  {count} could not be replayed faithfully: {}", missing.name())?;

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
+use triage_core::rounded::Rounded;
 
 /// The first argument of the child: a hidden command of `triage`.
 pub const ARGUMENT: &str = "compile-component";
@@ -53,7 +54,7 @@ pub enum CompileError {
     #[error("the compiler process could not be used; `triage` must be able to start itself")]
     Process(#[source] io::Error),
     /// The compilation took longer than its limit.
-    #[error("the component did not compile within {} ms (policies.compile_time); make it smaller, or raise the limit", .0.as_millis())]
+    #[error("the component did not compile within {} (policies.compile_time); make it smaller, or raise the limit", Rounded(*.0))]
     TooSlow(Duration),
     /// The compilation used more memory than its limit.
     #[error(

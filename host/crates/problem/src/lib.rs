@@ -9,6 +9,7 @@ use triage_core::{
     contract::{Class, Failure, FailureReason},
     idempotency::RecordId,
     rate_limit::Quota,
+    rounded::Rounded,
 };
 use triage_upstream as upstream;
 
@@ -325,7 +326,10 @@ fn reason_text(failure: Failure) -> String {
 
 fn quota_text(quota: Option<&Quota>) -> String {
     match quota {
-        Some(quota) => format!("{} requests per {} ms", quota.requests, clock::millis(quota.period)),
+        Some(quota) => {
+            let plural = if quota.requests.get() == 1 { "" } else { "s" };
+            format!("{} request{plural} per {}", quota.requests, Rounded(quota.period))
+        }
         None => "no request while the upstream asks for fewer requests".to_owned(),
     }
 }

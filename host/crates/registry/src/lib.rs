@@ -5,7 +5,7 @@
 //! its own client because existing ones read manifests and tokens of any length, and send a password wherever a registry directs them.
 //! Compiled code is never pulled: a component goes through the same checks as a file.
 
-use triage_core::{digest, error_chain};
+use triage_core::{digest, error_chain, rounded::Rounded};
 use triage_upstream as upstream;
 
 mod artifact;
@@ -47,7 +47,7 @@ pub enum RegistryError {
         why: String,
     },
     /// The operation took too long.
-    #[error("registry {registry} did not send its whole answer within {} s; try again, or use a nearer registry", time_limit.as_secs_f64())]
+    #[error("registry {registry} did not send its whole answer within {}; try again, or use a nearer registry", Rounded(*time_limit))]
     Slow {
         /// Host and port of the registry.
         registry: String,

@@ -16,5 +16,5 @@ pub mod local_fallback;
 pub mod memory;
 pub mod rollout;
 
-use triage_core::{breaker, clock, contract, digest, rate_limit, retry, rng};
+use triage_core::{breaker, clock, contract, digest, rate_limit, retry, rng, rounded};
 use triage_telemetry as telemetry;

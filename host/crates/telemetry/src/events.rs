@@ -3,7 +3,8 @@
 use super::{FailedAttempt, FailureCause, FailureHistory, PinnedTimelines, RequestId, TripFailures};
 use crate::{
     breaker::{Transition, Trip},
-    clock::{Clock, millis},
+    clock::Clock,
+    rounded::Rounded,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -204,12 +205,10 @@ impl Events {
         let (kind, text) = match transition {
             Transition::Opened { why, open_for } => {
                 let of = failures.map_or_else(String::new, |failures| format!(": {failures}"));
-                ("breaker-opened", format!("opened for {} ms: {why}{of}", millis(open_for)))
+                ("breaker-opened", format!("opened for {}: {why}{of}", Rounded(open_for)))
             }
             Transition::Closed => ("breaker-closed", "closed".to_owned()),
-            Transition::Held { hold } => {
-                ("breaker-held", format!("held closed for {} ms by an operator", millis(hold)))
-            }
+            Transition::Held { hold } => ("breaker-held", format!("held closed for {} by an operator", Rounded(hold))),
         };
         *self.inner.lock().transitions.entry((group.to_owned(), kind)).or_default() += 1;
         self.note(kind, group, text);

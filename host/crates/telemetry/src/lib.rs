@@ -4,7 +4,7 @@
 //! worker's own [`EndpointCounters`], so that no two cores write to one cache line. Its timeline is stored once, when its
 //! [`RequestRecorder`] is dropped.
 
-use triage_core::{breaker, clock, contract, retry, rng};
+use triage_core::{breaker, clock, contract, retry, rng, rounded};
 use triage_problem as error;
 use triage_upstream as upstream;
 
@@ -37,6 +37,6 @@ pub use pinned_timelines::PinnedTimelines;
 pub use process::{memory_bytes, memory_used};
 pub use refusal_runs::RequestRow;
 pub use request_recorder::RequestRecorder;
-pub use request_timeline::{NotARequestId, RequestId, RequestTimeline, Rounded, TimedEvent, TimelineEvent};
+pub use request_timeline::{NotARequestId, RequestId, RequestTimeline, TimedEvent, TimelineEvent};
 pub use trace_context::TraceContext;
 pub use worker_telemetry::{WorkerTelemetry, WorkersTelemetry};

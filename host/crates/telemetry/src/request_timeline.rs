@@ -1,7 +1,7 @@
 //! The timeline of one request, which `triage explain` shows.
 
 use super::{RequestRow, endpoint_counters::Names};
-use crate::{contract::FailureReason, retry::ClampReason};
+use crate::{contract::FailureReason, retry::ClampReason, rounded::Rounded};
 use serde::{Serialize, Serializer};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -227,25 +227,6 @@ fn because(limit: ClampReason) -> &'static str {
     }
 }
 
-/// Displays a duration rounded to three digits, with its unit.
-#[derive(Debug, Clone, Copy)]
-pub struct Rounded(pub Duration);
-
-impl fmt::Display for Rounded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let us = self.0.as_secs_f64() * 1e6;
-        let (value, unit) = match us {
-            _ if us < 1e3 => (us, "µs"),
-            _ if us < 1e6 => (us / 1e3, "ms"),
-            _ => (us / 1e6, "s"),
-        };
-        let digits = usize::from(value < 100.0) + usize::from(value < 10.0);
-        let text = format!("{value:.digits$}");
-        let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-        f.pad(&format!("{text}{unit}"))
-    }
-}
-
 impl TimelineEvent {
     /// A policy's text, shortened and on one line.
     pub fn words(reason: &str) -> Box<str> {
@@ -397,23 +378,6 @@ mod tests {
         assert_eq!(id.to_string().parse(), Ok(id));
         for wrong in ["", "123", "+0abcdef01234567", "00abcdef012345678", "zzabcdef01234567"] {
             assert_eq!(wrong.parse::<RequestId>(), Err(NotARequestId), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn durations_have_three_digits() {
-        for (us, text) in [
-            (0, "0µs"),
-            (7, "7µs"),
-            (999, "999µs"),
-            (1_147, "1.15ms"),
-            (12_340, "12.3ms"),
-            (123_456, "123ms"),
-            (2_000_000, "2s"),
-            (2_013_000, "2.01s"),
-            (300_000_000, "300s"),
-        ] {
-            assert_eq!(Rounded(Duration::from_micros(us)).to_string(), text);
         }
     }
 

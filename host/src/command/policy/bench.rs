@@ -5,6 +5,7 @@ use http::{HeaderMap, Method, StatusCode};
 use std::{fmt, path::Path, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use triage_bounded_file as bounded_file;
+use triage_core::rounded::Rounded;
 use triage_engine::{
     COMPONENT_BYTES, Engine, LoadOptions, Policy,
     contract::{Attempt, Effect, Failure, FailureKind, Outcome, Purpose},
@@ -33,11 +34,11 @@ impl fmt::Display for Times {
         let a_second = self.each.len() as f64 / total.as_secs_f64().max(f64::MIN_POSITIVE);
         writeln!(
             f,
-            "{}: p50 {:?}, p99 {:?}, longest {:?}; {a_second:.0} decisions a second",
+            "{}: p50 {}, p99 {}, longest {}; {a_second:.0} decisions a second",
             self.kind,
-            self.at(50),
-            self.at(99),
-            self.at(100),
+            Rounded(self.at(50)),
+            Rounded(self.at(99)),
+            Rounded(self.at(100)),
         )
     }
 }

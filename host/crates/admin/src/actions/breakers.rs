@@ -5,15 +5,16 @@ use crate::{
     AdminState,
     admission::Group,
     breaker::Force,
-    clock::millis,
     dto::{
         self,
         input::{EndpointPath, Expiry},
     },
     read_handlers::groups::{one_breaker, one_limits},
     response::{At, Json, Problem, Refusal, Sent, body},
+    rounded::Rounded,
 };
 use axum::extract::State;
+use std::time::Duration;
 
 /// Refuses all requests for a time; then probes decide.
 #[utoipa::path(
@@ -110,10 +111,8 @@ async fn set(state: &AdminState, actor: Actor, path: &EndpointPath, force: Force
     let before = one_breaker(state, upstream, endpoint)?;
     let group = group(state, upstream, endpoint);
     let (action, text) = match force {
-        Force::Open(time) => ("breaker-open", format!("an operator forces the breaker open for {} ms", millis(time))),
-        Force::Close(time) => {
-            ("breaker-close", format!("an operator forces the breaker closed for {} ms", millis(time)))
-        }
+        Force::Open(time) => ("breaker-open", format!("an operator forces the breaker open for {}", Rounded(time))),
+        Force::Close(time) => ("breaker-close", format!("an operator forces the breaker closed for {}", Rounded(time))),
         Force::Reset => ("breaker-reset", "an operator resets the breaker".to_owned()),
         Force::Clear if !before.forced => {
             return Err(Refusal::NotNow("no operator has forced this breaker; there is nothing to clear".to_owned()));
@@ -163,7 +162,10 @@ pub(crate) async fn lift_pause(
     if !done {
         return Err(Refusal::NotNow("the group of this endpoint is not paused; there is nothing to lift".to_owned()));
     }
-    let left = before.paused_ms.map(|left| format!(", {left} ms before its end")).unwrap_or_default();
+    let left = before
+        .paused_ms
+        .map(|left| format!(", {} before its end", Rounded(Duration::from_millis(left))))
+        .unwrap_or_default();
     let subject = format!("{upstream}/{}", before.group);
     state.audit(actor.0, "pause-lift", &subject, format!("an operator lifts the pause{left}"));
     one_limits(&state, &upstream, &endpoint).map(Json)

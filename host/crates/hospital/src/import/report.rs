@@ -7,6 +7,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     time::Duration,
 };
+use triage_core::rounded::Rounded;
 
 /// Receives the progress of an import. The default methods do nothing.
 pub trait Report {
@@ -143,12 +144,13 @@ impl fmt::Display for Summary {
             writeln!(f, "batch {}: {activation}", number + 1)?;
         }
         let Totals { created, rejected, not_sent, unknown } = self.totals();
-        let (rows, seconds) = (self.rows.len(), self.elapsed.as_secs_f64());
+        let rows = self.rows.len();
         write!(
             f,
-            "{} in {}: {created} created, {rejected} rejected, {not_sent} not sent, {unknown} unknown; {seconds:.1} s",
+            "{} in {}: {created} created, {rejected} rejected, {not_sent} not sent, {unknown} unknown; {}",
             counted(rows, "row", "rows"),
-            counted(self.batches, "batch", "batches")
+            counted(self.batches, "batch", "batches"),
+            Rounded(self.elapsed)
         )?;
         if not_sent + unknown > 0 {
             write!(f, "\nRun the same command again to settle the rest; the journal keeps the keys.")?;
@@ -223,7 +225,7 @@ impl Report for Terminal {
             Subject::Line(line) => format!("line {line}"),
             Subject::Activation(batch) => format!("activation of batch {}", batch + 1),
         };
-        let text = format!("{what} waits {:.1} s: {why}", after.as_secs_f64());
+        let text = format!("{what} waits {}: {why}", Rounded(after));
         match &self.bar {
             Some(bar) => bar.set_message(text),
             None => self.say(&text),

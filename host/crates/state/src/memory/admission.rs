@@ -8,6 +8,7 @@ use crate::{
     rate_limit::{Gcra, Reservation},
     retry::budget::Budget,
     rng::Rng,
+    rounded::Rounded,
     telemetry::Events,
 };
 use parking_lot::Mutex;
@@ -338,8 +339,8 @@ impl MemoryGate {
             }
             (Some(transition), _) => self.report_transition(transition),
             (None, Some(open_for)) => {
-                tracing::info!(group = %self.name, ?open_for, "the circuit breaker stays open for as long as the \
-                                                               upstream asks");
+                tracing::info!(group = %self.name, open_for = %Rounded(open_for), "the circuit breaker stays open for as long as \
+                                                                               the upstream asks");
             }
             (None, None) => {}
         }
@@ -371,10 +372,12 @@ pub fn report_transition(group: &str, events: &Events, transition: Transition) {
         Transition::Opened { why, open_for } => {
             failures = events.tripped(group, why);
             let of = failures.as_ref().map(tracing::field::display);
-            tracing::warn!(%group, state = "open", %why, of, ?open_for, "{MESSAGE}");
+            tracing::warn!(%group, state = "open", %why, of, open_for = %Rounded(open_for), "{MESSAGE}");
         }
         Transition::Closed => tracing::warn!(%group, state = "closed", "{MESSAGE}"),
-        Transition::Held { hold } => tracing::warn!(%group, state = "held-closed", ?hold, "{MESSAGE}"),
+        Transition::Held { hold } => {
+            tracing::warn!(%group, state = "held-closed", hold = %Rounded(hold), "{MESSAGE}");
+        }
     }
     events.transition(group, transition, failures.as_ref());
 }
