@@ -11,3 +11,4 @@ mod life;
 mod operating;
 mod policies;
 mod serving;
+mod watching;

@@ -1,13 +1,22 @@
 //! The subcommands.
 
+mod answer;
+mod breakers;
+pub mod color;
 mod config;
 mod emulator;
+mod events;
 mod explain;
+mod limits;
+mod output;
 mod policy;
 mod record;
 mod records;
 mod remote;
+mod requests;
 mod serve;
+mod status;
+mod table;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
@@ -34,11 +43,20 @@ pub enum Command {
     },
     /// Emulate the hospital directory API, to test without the real one
     Emulator(emulator::Options),
+    /// Show what is wrong at a running host, the worst first, and its upstreams. Exits with 1 if a condition is critical
+    Status(status::Options),
+    /// List the breakers of a running host, the worst first; open, close, reset or clear one
+    Breakers(breakers::Options),
+    /// List the rate limits and pauses of a running host; lift a pause
+    Limits(limits::Options),
+    /// List the recent events of a running host
+    Events(events::Options),
+    /// List the recent requests of a running host
+    Requests(requests::Options),
     /// Show a request's timeline at a running host: permits, waits, attempts, verdicts, clamps
     Explain(explain::Options),
     /// List writes whose effect is unknown at a running host, and settle them by hand
-    #[command(subcommand)]
-    Records(records::Command),
+    Records(records::Options),
     /// Record an upstream's decisions from a running host, for `triage policy replay`
     Record(record::Options),
     /// Compile a component from standard input; `triage serve` starts this as a child process
@@ -79,9 +97,14 @@ impl Command {
                 Ok(code(summary.complete()))
             }
             Self::Emulator(options) => runtime()?.block_on(emulator::run(&options)),
+            Self::Status(options) => status::run(&options),
+            Self::Breakers(options) => breakers::run(&options),
+            Self::Limits(options) => limits::run(&options),
+            Self::Events(options) => events::run(&options),
+            Self::Requests(options) => requests::run(&options),
             Self::Explain(options) => explain::run(&options),
             Self::Record(options) => runtime()?.block_on(record::run(&options)),
-            Self::Records(command) => command.run(),
+            Self::Records(options) => records::run(&options),
             Self::Compile { tier } => {
                 triage_engine::compiler::compile_child(&tier)?;
                 Ok(code(true))

@@ -5,12 +5,9 @@
 
 mod command;
 
-use clap::{Parser, ValueEnum as _};
+use clap::{ColorChoice, Parser, ValueEnum as _};
 use command::Command;
-use std::{
-    io::{self, IsTerminal as _},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 use triage_config::Problems;
 
@@ -31,6 +28,9 @@ struct Arguments {
         help = "Format of the log lines on standard error [default: TRIAGE_LOG_FORMAT, else text]"
     )]
     log_format: Option<LogFormat>,
+    /// Colours of log lines and tables; auto: on a terminal, unless `NO_COLOR` is set
+    #[arg(long, global = true, value_name = "WHEN", default_value_t = ColorChoice::Auto)]
+    color: ColorChoice,
 }
 
 /// How log lines are written.
@@ -59,12 +59,13 @@ impl LogFormat {
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let Arguments { command, log_format } = Arguments::parse();
+    let Arguments { command, log_format, color } = Arguments::parse();
+    let log_is_colored = command::color::decide(color);
     // Standard output is for the command's result; the log goes to standard error.
     let filter = EnvFilter::try_from_env("TRIAGE_LOG").unwrap_or_else(|_| EnvFilter::new(command.log_level()));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match log_format.or_else(LogFormat::of_environment).unwrap_or(LogFormat::Text) {
-        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Text => log.with_ansi(log_is_colored).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
     match command.run() {

@@ -44,7 +44,12 @@ async fn an_operator_lists_shows_and_resolves() {
     let (_, lines, _) = ran(&admin, &["list"]).await;
     assert!(lines.contains(&format!("{}  api/any", ids[0])) && lines.contains("not verified"), "{lines}");
     let (_, shown, _) = ran(&admin, &["show", ids[0]]).await;
-    assert!(shown.contains("upstream  api") && shown.contains("no host verifies the write"), "{shown}");
+    assert!(
+        shown.contains("upstream  api")
+            && shown.contains("write     sent ")
+            && shown.contains("no host verifies the write"),
+        "{shown}"
+    );
     // Options for another outcome are refused before the host is asked.
     let (code, _, error) = ran(&admin, &["resolve", ids[0], "not-applied", "--status", "201"]).await;
     assert!(code == Some(1) && error.contains("need `applied`"), "{error}");
@@ -94,7 +99,9 @@ async fn a_watch_goes_on_over_a_failed_look_and_asks_before_it_says_gone() {
     let host = Scripted::start(move |seen| {
         if seen.line().starts_with(&own) {
             asked += 1;
-            let none = "HTTP/1.1 404 Not Found\r\ncontent-length: 15\r\n\r\n{\"detail\":\"no\"}";
+            let problem = "{\"type\":\"urn:triage:admin:not-found\",\"detail\":\"no\"}";
+            let head = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n", problem.len());
+            let none = head + problem;
             return if asked == 1 { ok("", &record) } else { Reply::Bytes(none.into()) };
         }
         lists += 1;

@@ -15,13 +15,16 @@ use std::{
     time::Duration,
 };
 use tokio::time::{Instant, sleep};
-use triage_admin::Client;
+use triage_admin::{Client, Shape};
 use triage_core::clock::millis;
 
 /// Time between two fetches. The host buffers far more decisions than arrive in this time.
 const FETCH_INTERVAL: Duration = Duration::from_millis(200);
 /// The host ends the recording by itself after this additional time, in case this command is killed.
 const EXTRA_TIME: Duration = Duration::from_secs(30);
+
+/// The state of a recording.
+const RECORDING: Shape = Shape::Object(&["recording", "decisions"]);
 
 /// The options of a recording.
 #[derive(Debug, clap::Args)]
@@ -64,7 +67,7 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
     let path = |verb: &str| format!("/api/v1/traces/{}/{verb}", segment(&options.upstream));
     let time = millis(options.time.saturating_add(EXTRA_TIME));
     let wanted = json!({ "contents": options.contents, "for_ms": time });
-    if let Err(error) = client.act_with(&path("start"), &wanted).await {
+    if let Err(error) = client.act_with(&path("start"), &wanted, RECORDING).await {
         // The file is still empty.
         let _ = std::fs::remove_file(&options.out);
         return Err(with_hint(error).into());
@@ -75,7 +78,7 @@ pub async fn run(options: &Options) -> Result<ExitCode> {
         stopped = stops.next() => stopped,
     };
     // Stop the host's recording in every case, also after an error.
-    let view = client.act(&path("stop")).await.map_err(with_hint);
+    let view = client.act(&path("stop"), RECORDING).await.map_err(with_hint);
     recorded?;
     let view = view?;
     append(&client, &path("take"), &mut out).await?;
@@ -91,7 +94,7 @@ async fn follow(client: &Client, path: &impl Fn(&str) -> String, options: &Optio
         sleep(FETCH_INTERVAL.min(end.saturating_duration_since(Instant::now()))).await;
         append(client, &path("take"), out).await?;
         let Some(most) = options.decisions else { continue };
-        let view = client.get(path("").trim_end_matches('/')).await.map_err(with_hint)?;
+        let view = client.get(path("").trim_end_matches('/'), RECORDING).await.map_err(with_hint)?;
         if view["decisions"].as_u64().unwrap_or_default() >= most {
             break;
         }

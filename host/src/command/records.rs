@@ -1,20 +1,21 @@
 //! `triage records`: lists writes of unknown effect and settles them manually.
 
 use super::{
-    Stops,
+    answer::{duration, items, text},
+    output::{Output, PollError, Screen, print, repeat},
     remote::{Remote, segment, with_hint},
     runtime,
 };
 use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
-use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
-use tokio::time::sleep;
-use triage_admin::{Client, ClientError};
+use std::{path::PathBuf, process::ExitCode};
+use triage_admin::{Client, ClientError, Shape};
 use triage_bounded_file as bounded_file;
 
-/// Poll interval of `--watch`, chosen because a host limits the requests to its admin listener.
-const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+const MEMBERS: &[&str] = &["id", "upstream", "endpoint", "sent_ms_ago", "verified_in_ms"];
+const RECORDS: Shape = Shape::List(MEMBERS);
+const RECORD: Shape = Shape::Object(MEMBERS);
 
 /// Records that one poll queries one by one; the next poll queries further ones.
 const MAX_ASKED: usize = 5;
@@ -23,20 +24,21 @@ const MAX_TOTAL: u64 = 10_000;
 /// Maximum bytes of a body file; a host accepts less.
 const MAX_BODY_BYTES: u64 = 1 << 20;
 
+/// The options of `triage records`.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    output: Output,
+}
+
 /// The subcommands of `triage records`.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// List the writes whose effect is unknown, the next to expire first
-    List {
-        /// Print a JSON array
-        #[arg(long)]
-        json: bool,
-        /// Continue, and print every write that appears or disappears, until Ctrl-C
-        #[arg(long)]
-        watch: bool,
-        #[command(flatten)]
-        remote: Remote,
-    },
+enum Command {
+    /// List the writes whose effect is unknown, the next to expire first; with --watch, print each that comes or goes
+    List(Output),
     /// Show one write
     Show {
         /// The record's id, as `triage records list` prints it
@@ -75,26 +77,35 @@ pub enum Outcome {
     NotApplied,
 }
 
+/// Lists, shows or settles records.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    options.command.as_ref().map_or_else(|| list(&options.output), Command::run)
+}
+
+fn list(output: &Output) -> Result<ExitCode> {
+    if output.watch {
+        return watch(output);
+    }
+    let (records, total) = output.remote.list("/api/v1/records", RECORDS)?;
+    let more = more(&records, total);
+    if output.json {
+        print(&format!("{records}\n"))?;
+        // A script expects nothing but the array on standard output.
+        if let Some(more) = more {
+            eprintln!("{more}");
+        }
+    } else {
+        print(&listed(&records, more.as_deref()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 impl Command {
-    /// Runs the subcommand.
-    pub fn run(&self) -> Result<ExitCode> {
+    fn run(&self) -> Result<ExitCode> {
         match self {
-            Self::List { json, watch: false, remote } => {
-                let (records, total) = remote.list("/api/v1/records")?;
-                let more = more(&records, total);
-                if *json {
-                    println!("{records}");
-                    // A script expects nothing but the array on standard output.
-                    if let Some(more) = more {
-                        eprintln!("{more}");
-                    }
-                } else {
-                    list(&records, more.as_deref());
-                }
-            }
-            Self::List { json, watch: true, remote } => return runtime()?.block_on(watch(remote, *json)),
+            Self::List(output) => return list(output),
             Self::Show { id, json, remote } => {
-                let record = remote.get(&path(id, ""))?;
+                let record = remote.get(&path(id, ""), RECORD)?;
                 println!("{}", if *json { record.to_string() } else { shown(&record) });
             }
             Self::Resolve { id, outcome, status, content_type, body, remote } => {
@@ -107,7 +118,8 @@ impl Command {
                     Outcome::Applied => "/applied",
                     Outcome::NotApplied => "/not-applied",
                 };
-                let settled = remote.act_with(&path(id, verb), &Value::Object(given))?;
+                let settled =
+                    remote.act_with(&path(id, verb), &Value::Object(given), Shape::Object(&["id", "settled"]))?;
                 println!("{} is settled: {}", text(&settled["id"]), text(&settled["settled"]));
             }
         }
@@ -131,40 +143,19 @@ fn answer(status: Option<u16>, content_type: Option<&str>, body: Option<&PathBuf
     Ok(given)
 }
 
-/// Prints records that appear or disappear, until Ctrl-C. An error of the first poll ends it; a later error is printed and the poll
-/// repeated.
-async fn watch(remote: &Remote, as_json: bool) -> Result<ExitCode> {
-    let mut stops = Stops::listen()?;
-    let client = remote.client()?;
-    let mut known: Option<Vec<Value>> = None;
-    let mut is_failing = false;
-    loop {
-        let polled = tokio::select! {
-            polled = poll(&client, known.as_deref().unwrap_or_default()) => polled.map_err(with_hint),
-            stopped = stops.next() => return stopped.map(|()| ExitCode::SUCCESS),
-        };
-        match polled {
-            Ok((changes, now)) => {
-                for (change, record) in &changes {
-                    print_change(change, record, as_json);
-                }
-                known = Some(now);
-                is_failing = false;
-            }
-            Err(error) if known.is_none() => return Err(error.into()),
-            Err(error) => {
-                if !std::mem::replace(&mut is_failing, true) {
-                    eprintln!("a poll failed, and the watch continues: {error}");
-                }
-            }
-        }
-        // Flush, so that the reader of a pipe gets whole lines at once.
-        std::io::stdout().flush()?;
-        tokio::select! {
-            () = sleep(WATCH_INTERVAL) => {}
-            stopped = stops.next() => return stopped.map(|()| ExitCode::SUCCESS),
-        }
-    }
+/// Prints records that appear or disappear, until Ctrl-C.
+fn watch(output: &Output) -> Result<ExitCode> {
+    let client = output.remote.client()?;
+    let mut known = Vec::new();
+    let poll = async |screen: &mut Screen| {
+        let (changes, now) = poll(&client, &known).await.map_err(with_hint)?;
+        known = now;
+        Ok::<(), PollError>(
+            screen.show(&changes.iter().map(|change| changed(change, output.json)).collect::<String>())?,
+        )
+    };
+    runtime()?.block_on(repeat(output.interval, &mut Screen::new(false), poll))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The kind of change, and the record.
@@ -173,8 +164,7 @@ type Change = (&'static str, Value);
 /// Returns the changes since the `known` records, and the records that are unsettled now. The list may be incomplete, so a missing record
 /// is queried by id before it is reported as gone.
 async fn poll(client: &Client, known: &[Value]) -> Result<(Vec<Change>, Vec<Value>), ClientError> {
-    let listed = client.get("/api/v1/records").await?;
-    let mut now = listed.as_array().cloned().unwrap_or_default();
+    let mut now = items(&client.get("/api/v1/records", RECORDS).await?).to_vec();
     let has = |list: &[Value], record: &Value| list.iter().any(|own| own["id"] == record["id"]);
     let come = now.iter().filter(|record| !has(known, record));
     let mut changes: Vec<Change> = come.map(|record| ("unknown", record.clone())).collect();
@@ -184,7 +174,7 @@ async fn poll(client: &Client, known: &[Value]) -> Result<(Vec<Change>, Vec<Valu
             now.push(record.clone());
             continue;
         }
-        match client.get(&path(record["id"].as_str().unwrap_or_default(), "")).await {
+        match client.get(&path(record["id"].as_str().unwrap_or_default(), ""), RECORD).await {
             Ok(record) => now.push(record),
             Err(ClientError::Refused { status: 404, .. }) => changes.push(("gone", record.clone())),
             Err(error) => return Err(error),
@@ -193,11 +183,11 @@ async fn poll(client: &Client, known: &[Value]) -> Result<(Vec<Change>, Vec<Valu
     Ok((changes, now))
 }
 
-fn print_change(change: &str, record: &Value, as_json: bool) {
+fn changed((change, record): &Change, as_json: bool) -> String {
     if as_json {
-        println!("{}", json!({ "change": change, "record": record }));
+        format!("{}\n", json!({ "change": change, "record": record }))
     } else {
-        println!("{change:<8}{}", line(record));
+        format!("{change:<8}{}\n", line(record))
     }
 }
 
@@ -208,17 +198,12 @@ fn more(records: &Value, total: Option<u64>) -> Option<String> {
     Some(if total < MAX_TOTAL { format!("and {more} more") } else { format!("and {more} more at least") })
 }
 
-fn list(records: &Value, more: Option<&str>) {
-    let records = records.as_array().map_or(&[][..], Vec::as_slice);
+fn listed(records: &Value, more: Option<&str>) -> String {
+    let records = items(records);
     if records.is_empty() {
-        println!("no write has an unknown effect");
+        return "no write has an unknown effect\n".to_owned();
     }
-    for record in records {
-        println!("{}", line(record));
-    }
-    if let Some(more) = more {
-        println!("{more}");
-    }
+    records.iter().map(line).chain(more.map(str::to_owned)).map(|line| line + "\n").collect()
 }
 
 fn line(record: &Value) -> String {
@@ -231,7 +216,7 @@ fn shown(record: &Value) -> String {
         None => "no host verifies the write; its caller's next try settles it, or `triage records resolve`",
     };
     format!(
-        "record    {}\nupstream  {}\nendpoint  {}\nsent      {}\nnow       {who}",
+        "record    {}\nupstream  {}\nendpoint  {}\nwrite     {}\nnow       {who}",
         text(&record["id"]),
         text(&record["upstream"]),
         text(&record["endpoint"]),
@@ -241,18 +226,12 @@ fn shown(record: &Value) -> String {
 
 /// The time since the send, and the time until the verification.
 fn times(record: &Value) -> String {
-    let seconds = |ms: u64| format!("{}.{} s", ms / 1000, ms % 1000 / 100);
-    let sent = seconds(record["sent_ms_ago"].as_u64().unwrap_or_default());
+    let sent = duration(&record["sent_ms_ago"]);
     match record["verified_in_ms"].as_u64() {
-        Some(0) => format!("{sent} ago, verified now"),
-        Some(ms) => format!("{sent} ago, verified in {}", seconds(ms)),
-        None => format!("{sent} ago, not verified"),
+        Some(0) => format!("sent {sent} ago, verified now"),
+        Some(_) => format!("sent {sent} ago, verified in {}", duration(&record["verified_in_ms"])),
+        None => format!("sent {sent} ago, not verified"),
     }
-}
-
-/// Text from a host, safe for a terminal: without control characters.
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or("-").replace(char::is_control, "?")
 }
 
 #[cfg(test)]
@@ -273,10 +252,10 @@ mod tests {
         let record = json!({
             "id": "ab", "upstream": "hospital", "endpoint": "create\nhospital", "sent_ms_ago": 61_250, "verified_in_ms": null,
         });
-        assert_eq!(line(&record), "ab  hospital/create?hospital  61.2 s ago, not verified");
+        assert_eq!(line(&record), "ab  hospital/create?hospital  sent 1 min 1 s ago, not verified");
         let mut verified = record;
         verified["verified_in_ms"] = json!(1_900);
-        assert!(line(&verified).ends_with("61.2 s ago, verified in 1.9 s"), "{}", line(&verified));
+        assert!(line(&verified).ends_with("sent 1 min 1 s ago, verified in 1.9 s"), "{}", line(&verified));
         assert!(shown(&verified).contains("the host verifies the write by itself"));
     }
 }

@@ -3,7 +3,7 @@
 use super::{runtime, variable};
 use anyhow::{Context as _, Result};
 use std::path::PathBuf;
-use triage_admin::{Client, ClientError};
+use triage_admin::{Client, ClientError, Shape};
 use triage_bounded_file as bounded_file;
 use triage_core::secret::Secret;
 
@@ -41,27 +41,33 @@ impl Remote {
     }
 
     /// Gets the JSON at a path.
-    pub fn get(&self, path: &str) -> Result<serde_json::Value> {
+    pub fn get(&self, path: &str, shape: Shape) -> Result<serde_json::Value> {
         let client = self.client()?;
-        Ok(runtime()?.block_on(client.get(path)).map_err(with_hint)?)
+        Ok(runtime()?.block_on(client.get(path, shape)).map_err(with_hint)?)
     }
 
     /// Gets a list and the total number of entries.
-    pub fn list(&self, path: &str) -> Result<(serde_json::Value, Option<u64>)> {
+    pub fn list(&self, path: &str, shape: Shape) -> Result<(serde_json::Value, Option<u64>)> {
         let client = self.client()?;
-        Ok(runtime()?.block_on(client.list(path)).map_err(with_hint)?)
+        Ok(runtime()?.block_on(client.list(path, shape)).map_err(with_hint)?)
     }
 
     /// Posts to a path without a body.
-    pub fn act(&self, path: &str) -> Result<serde_json::Value> {
+    pub fn act(&self, path: &str, shape: Shape) -> Result<serde_json::Value> {
         let client = self.client()?;
-        Ok(runtime()?.block_on(client.act(path)).map_err(with_hint)?)
+        Ok(runtime()?.block_on(client.act(path, shape)).map_err(with_hint)?)
     }
 
     /// Posts a JSON body to a path.
-    pub fn act_with(&self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
+    pub fn act_with(&self, path: &str, body: &serde_json::Value, shape: Shape) -> Result<serde_json::Value> {
         let client = self.client()?;
-        Ok(runtime()?.block_on(client.act_with(path, body)).map_err(with_hint)?)
+        Ok(runtime()?.block_on(client.act_with(path, body, shape)).map_err(with_hint)?)
+    }
+
+    /// Deletes what is at a path.
+    pub fn delete(&self, path: &str, shape: Shape) -> Result<serde_json::Value> {
+        let client = self.client()?;
+        Ok(runtime()?.block_on(client.delete(path, shape)).map_err(with_hint)?)
     }
 }
 

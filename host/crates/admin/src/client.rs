@@ -1,6 +1,7 @@
 //! A client for another host's admin listener, used by commands such as `triage explain` and `triage policy list`.
 
 use crate::{
+    response,
     secret::Secret,
     upstream::{self, HttpClient, Outbound, OutboundBody, Transport as _, TransportError},
 };
@@ -8,6 +9,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
+
+mod shape;
+
+pub use shape::Shape;
 
 /// Maximum bytes of a response, far above what a host sends.
 const MAX_RESPONSE_BYTES: usize = 16 << 20;
@@ -88,36 +93,45 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`]
-    pub async fn get(&self, path: &str) -> Result<Value, ClientError> {
-        Ok(self.list(path).await?.0)
+    pub async fn get(&self, path: &str, shape: Shape) -> Result<Value, ClientError> {
+        Ok(self.list(path, shape).await?.0)
     }
 
     /// Gets a list, and the total number of entries, since the list may hold only the first ones.
     ///
     /// # Errors
     /// [`ClientError`]
-    pub async fn list(&self, path: &str) -> Result<(Value, Option<u64>), ClientError> {
+    pub async fn list(&self, path: &str, shape: Shape) -> Result<(Value, Option<u64>), ClientError> {
         let (status, headers, read) = self.ask(Method::GET, path, Bytes::new()).await?;
         let total = headers.get("x-total-count").and_then(|total| total.to_str().ok()?.parse().ok());
-        Ok((self.json((status, read))?, total))
+        Ok((self.json((status, read), shape)?, total))
     }
 
     /// Posts to a path without a body.
     ///
     /// # Errors
     /// [`ClientError`]
-    pub async fn act(&self, path: &str) -> Result<Value, ClientError> {
+    pub async fn act(&self, path: &str, shape: Shape) -> Result<Value, ClientError> {
         let (status, _, read) = self.ask(Method::POST, path, Bytes::new()).await?;
-        self.json((status, read))
+        self.json((status, read), shape)
     }
 
     /// Posts a JSON body to a path.
     ///
     /// # Errors
     /// [`ClientError`]
-    pub async fn act_with(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+    pub async fn act_with(&self, path: &str, body: &Value, shape: Shape) -> Result<Value, ClientError> {
         let (status, _, read) = self.ask(Method::POST, path, Bytes::from(body.to_string())).await?;
-        self.json((status, read))
+        self.json((status, read), shape)
+    }
+
+    /// Deletes what is at a path, such as a pause.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn delete(&self, path: &str, shape: Shape) -> Result<Value, ClientError> {
+        let (status, _, read) = self.ask(Method::DELETE, path, Bytes::new()).await?;
+        self.json((status, read), shape)
     }
 
     /// Posts to a path and returns the raw response, such as lines of a recording.
@@ -128,8 +142,9 @@ impl Client {
         Ok(self.ask(Method::POST, path, Bytes::new()).await?.2)
     }
 
-    fn json(&self, (status, read): (u16, Bytes)) -> Result<Value, ClientError> {
-        serde_json::from_slice(&read).map_err(|_| ClientError::Strange { url: self.url.clone(), status })
+    fn json(&self, (status, read): (u16, Bytes), shape: Shape) -> Result<Value, ClientError> {
+        let value = serde_json::from_slice(&read).ok().filter(|value| shape.fits(value));
+        value.ok_or_else(|| ClientError::Strange { url: self.url.clone(), status })
     }
 
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<(u16, HeaderMap, Bytes), ClientError> {
@@ -147,9 +162,12 @@ impl Client {
         if answer.status.is_success() {
             return Ok((status, answer.headers, read));
         }
-        let refusal = self.json((status, read))?;
-        let detail = refusal["detail"].as_str().map(str::to_owned);
-        let strange = || ClientError::Strange { url: self.url.clone(), status };
-        Err(ClientError::Refused { status, detail: detail.ok_or_else(strange)? })
+        let refusal = self.json((status, read), shape::REFUSAL)?;
+        // A server that is no admin listener may answer problems of its own.
+        let is_of_listener = refusal["type"].as_str().is_some_and(|kind| kind.starts_with(response::PROBLEM_TYPES));
+        match refusal["detail"].as_str().filter(|_| is_of_listener) {
+            Some(detail) => Err(ClientError::Refused { status, detail: detail.to_owned() }),
+            None => Err(ClientError::Strange { url: self.url.clone(), status }),
+        }
     }
 }

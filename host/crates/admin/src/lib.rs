@@ -41,7 +41,7 @@ mod session;
 mod sse;
 
 pub use auth::TokenError;
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Shape};
 pub use routes::openapi;
 
 use crate::{

@@ -77,6 +77,8 @@ impl Refusal {
 }
 
 const PROBLEM_JSON: &str = "application/problem+json";
+/// What the type of each refusal begins with.
+pub(super) const PROBLEM_TYPES: &str = "urn:triage:admin:";
 
 /// Problem details of RFC 9457.
 #[derive(Debug, Serialize, ToSchema)]
@@ -100,7 +102,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, kind) = self.row();
         let problem = Problem {
-            kind: format!("urn:triage:admin:{kind}"),
+            kind: format!("{PROBLEM_TYPES}{kind}"),
             title: status.canonical_reason().unwrap_or_default(),
             status: status.as_u16(),
             detail: self.to_string(),

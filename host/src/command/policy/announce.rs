@@ -1,7 +1,7 @@
 //! Announces a component to a fleet and waits for the result.
 
-use super::remote_policy::path;
-use crate::command::remote::Remote;
+use super::remote_policy::{POLICY, path};
+use crate::command::{answer::text, remote::Remote};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use std::{process::ExitCode, thread, time::Duration};
@@ -18,8 +18,8 @@ const MAX_REPORT_POLLS: u32 = 30;
 pub fn run(remote: &Remote, upstream: &str, verb: &str, digest: Digest) -> Result<ExitCode> {
     let digest = digest.to_string();
     let own = path(upstream, "");
-    let before = remote.get(&own)?;
-    let mut policy = remote.act_with(&path(upstream, &format!("/{verb}")), &json!({ "digest": digest }))?;
+    let before = remote.get(&own, POLICY)?;
+    let mut policy = remote.act_with(&path(upstream, &format!("/{verb}")), &json!({ "digest": digest }), POLICY)?;
     let mut since = 0;
     for _ in 0..MAX_POLLS {
         match announce_outcome(&before["fleet"], &policy["fleet"], &digest) {
@@ -34,7 +34,7 @@ pub fn run(remote: &Remote, upstream: &str, verb: &str, digest: Digest) -> Resul
             AnnounceOutcome::NotYet => {}
         }
         thread::sleep(POLL_INTERVAL);
-        policy = remote.get(&own)?;
+        policy = remote.get(&own, POLICY)?;
     }
     bail!("the fleet has not switched yet; `triage policy list` shows which hosts are behind")
 }
@@ -49,7 +49,6 @@ enum AnnounceOutcome {
 
 /// Determines the result. `before` is the fleet's state before the announcement.
 fn announce_outcome(before: &Value, fleet: &Value, digest: &str) -> AnnounceOutcome {
-    let text = |value: &Value| value.as_str().unwrap_or("-").replace(char::is_control, "?");
     if fleet["digest"] == *digest {
         return AnnounceOutcome::Switched;
     }

@@ -3,11 +3,21 @@
 mod candidate;
 
 use super::announce;
-use crate::command::remote::{Remote, segment};
+use crate::command::{
+    answer::{self, text},
+    events,
+    remote::{Remote, segment},
+};
 use anyhow::Result;
 use clap::Subcommand;
 use serde_json::Value;
 use std::{fmt::Write as _, process::ExitCode};
+use triage_admin::Shape;
+
+/// The members of an upstream's policy that are read here.
+const MEMBERS: &[&str] = &["upstream", "serving", "fallback", "fleet"];
+const POLICIES: Shape = Shape::List(MEMBERS);
+pub(super) const POLICY: Shape = Shape::Object(MEMBERS);
 
 /// The subcommands that need a running host.
 #[derive(Debug, Subcommand)]
@@ -47,7 +57,7 @@ impl Command {
     pub fn run(&self) -> Result<ExitCode> {
         match self {
             Self::List { remote } => {
-                for policy in remote.get("/api/v1/policies")?.as_array().into_iter().flatten() {
+                for policy in remote.get("/api/v1/policies", POLICIES)?.as_array().into_iter().flatten() {
                     println!("{}", line(policy));
                     if let Some(line) = fleet(&policy["fleet"]) {
                         println!("  {line}");
@@ -59,20 +69,22 @@ impl Command {
             }
             Self::History { upstream, remote } => {
                 // Check that the upstream exists: otherwise a misspelt name would get the same empty list as an upstream without events.
-                remote.get(&path(upstream, ""))?;
-                let events = remote.get("/api/v1/events")?;
+                remote.get(&path(upstream, ""), POLICY)?;
+                let events = remote.get(events::PATH, events::SHAPE)?;
                 let about = |event: &&Value| {
                     let kind = event["kind"].as_str().unwrap_or_default();
                     let is_policy = kind.starts_with("policy-") || kind.starts_with("candidate-") || kind == "action";
                     event["subject"] == *upstream && is_policy
                 };
                 for event in events.as_array().into_iter().flatten().filter(about) {
-                    println!("{}  {}", moment(&event["unix_ms"]), event["text"].as_str().unwrap_or_default());
+                    println!("{} UTC  {}", answer::moment(&event["unix_ms"]), text(&event["text"]));
                 }
             }
-            Self::Rollback { upstream, remote } => println!("{}", line(&remote.act(&path(upstream, "/rollback"))?)),
+            Self::Rollback { upstream, remote } => {
+                println!("{}", line(&remote.act(&path(upstream, "/rollback"), POLICY)?));
+            }
             Self::Promote { upstream, digest: None, remote } => {
-                println!("{}", line(&remote.act(&path(upstream, "/promote"))?));
+                println!("{}", line(&remote.act(&path(upstream, "/promote"), POLICY)?));
             }
             Self::Promote { upstream, digest: Some(digest), remote } => {
                 let digits = digest.rsplit_once("sha256:").map_or(digest.as_str(), |(_, digits)| digits);
@@ -89,15 +101,15 @@ pub(super) fn path(upstream: &str, verb: &str) -> String {
 
 fn line(policy: &Value) -> String {
     let serving = &policy["serving"];
-    let digest = plain(&serving["digest"]);
+    let digest = text(&serving["digest"]);
     let mut line = format!(
         "{}: {} {} ({}), generation {}, {}",
-        plain(&policy["upstream"]),
-        plain(&serving["name"]),
-        plain(&serving["version"]),
+        text(&policy["upstream"]),
+        text(&serving["name"]),
+        text(&serving["version"]),
         digest.get(..12).unwrap_or(&digest),
         serving["generation"],
-        plain(&serving["standing"]),
+        text(&serving["standing"]),
     );
     if serving["standing"] == "probation" {
         let _ = write!(line, ": {} faults in {} decisions", serving["faults"], serving["decisions"]);
@@ -110,35 +122,24 @@ fn line(policy: &Value) -> String {
 
 /// A line on the fleet's choice, if the upstream follows the fleet: generation, proposal, and the hosts that are behind.
 fn fleet(fleet: &Value) -> Option<String> {
-    let short = |value: &Value| plain(value).chars().take(12).collect::<String>();
+    let short = |value: &Value| text(value).chars().take(12).collect::<String>();
     let hosts = fleet.get("hosts")?.as_array()?;
     let mut line = format!("fleet: generation {}", fleet["generation"]);
     if !fleet["digest"].is_null() {
         let _ = write!(line, " ({})", short(&fleet["digest"]));
     }
-    let _ = write!(line, ", {}, {} hosts", plain(&fleet["phase"]), hosts.len());
+    let _ = write!(line, ", {}, {} hosts", text(&fleet["phase"]), hosts.len());
     if !fleet["proposal"].is_null() {
         let staged = hosts.iter().filter(|host| host["staged"] == true).count();
         let _ = write!(line, "; {} is proposed, {staged} hosts have staged it", short(&fleet["proposal"]["digest"]));
     }
     let behind: Vec<String> =
-        hosts.iter().filter(|host| host["behind"] == true).map(|host| plain(&host["name"])).collect();
+        hosts.iter().filter(|host| host["behind"] == true).map(|host| text(&host["name"])).collect();
     if !behind.is_empty() {
         let _ = write!(line, "; behind: {}", behind.join(", "));
     }
     if !fleet["why_behind"].is_null() {
-        let _ = write!(line, "; this host is behind, {}", plain(&fleet["why_behind"]));
+        let _ = write!(line, "; this host is behind, {}", text(&fleet["why_behind"]));
     }
     Some(line)
-}
-
-/// Text from a policy, safe for a terminal: without control characters.
-fn plain(text: &Value) -> String {
-    text.as_str().unwrap_or("-").replace(char::is_control, "?")
-}
-
-/// A time, in milliseconds since 1970, as an HTTP date.
-fn moment(unix_ms: &Value) -> String {
-    let ms = unix_ms.as_u64().unwrap_or_default();
-    httpdate::fmt_http_date(std::time::UNIX_EPOCH + std::time::Duration::from_millis(ms))
 }

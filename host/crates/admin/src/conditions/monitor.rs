@@ -4,11 +4,7 @@ use super::{
     Condition, ConditionId, StateChange, Tracker,
     facts::{self, Recent, UnsettledFacts},
 };
-use crate::{
-    AdminState,
-    state_redis::RedisConnection,
-    telemetry::{Rounded, Sampler},
-};
+use crate::{AdminState, rounded::Rounded, state_redis::RedisConnection, telemetry::Sampler};
 use parking_lot::Mutex;
 use std::{collections::VecDeque, time::Duration};
 

@@ -1,6 +1,6 @@
 //! The lines of `policy list` about an upstream's candidate.
 
-use super::{moment, plain};
+use crate::command::answer::{moment, text};
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -10,19 +10,19 @@ pub(super) fn lines(candidate: &Value) -> Vec<String> {
         return Vec::new();
     }
     let mode = match &candidate["share_percent"] {
-        Value::Null => plain(&candidate["mode"]),
+        Value::Null => text(&candidate["mode"]),
         share => format!("canary for {share} % of the requests"),
     };
     if candidate["state"] == "missing" {
-        return vec![format!("candidate {}, {mode}: there is no component yet", plain(&candidate["source"]))];
+        return vec![format!("candidate {}, {mode}: there is no component yet", text(&candidate["source"]))];
     }
-    let digest = plain(&candidate["digest"]);
+    let digest = text(&candidate["digest"]);
     let mut line = format!(
         "candidate {} {} ({}), {mode}, {}: {} decisions",
-        plain(&candidate["name"]),
-        plain(&candidate["version"]),
+        text(&candidate["name"]),
+        text(&candidate["version"]),
         digest.get(..12).unwrap_or(&digest),
-        plain(&candidate["state"]).replace('-', " "),
+        text(&candidate["state"]).replace('-', " "),
         candidate["decisions"],
     );
     if candidate["share_percent"].is_null() {
@@ -40,11 +40,11 @@ pub(super) fn lines(candidate: &Value) -> Vec<String> {
 
 fn difference(group: &Value) -> String {
     format!(
-        "  {} {}: {}; candidate: {} ({} x, latest {})",
-        plain(&group["endpoint"]),
-        plain(&group["outcome"]),
-        plain(&group["live"]),
-        plain(&group["candidate"]),
+        "  {} {}: {}; candidate: {} ({} x, latest {} UTC)",
+        text(&group["endpoint"]),
+        text(&group["outcome"]),
+        text(&group["live"]),
+        text(&group["candidate"]),
         group["count"],
         moment(&group["latest_unix_ms"]),
     )
@@ -69,7 +69,7 @@ mod tests {
             listed,
             [
                 "candidate ne?xt 1.2 (0123456789ab), shadow, on trial: 40 decisions, 40 compared, 3 differed, 1 skipped, 0 faults",
-                "  any 503: unknown, failure, retry; candidate: trap (1 x, latest Thu, 01 Jan 1970 00:00:00 GMT)",
+                "  any 503: unknown, failure, retry; candidate: trap (1 x, latest 01 Jan 1970 00:00:00 UTC)",
                 "  and 2 more in further groups",
             ]
         );
