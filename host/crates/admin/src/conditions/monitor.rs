@@ -1,4 +1,4 @@
-//! Keeps the conditions up to date: samples what happened lately, and notes when shared state is lost and comes back.
+//! Keeps the conditions up to date: samples what happened lately, and records when shared state becomes unreachable and reachable again.
 
 use super::{
     Condition, ConditionId, StateChange, Tracker,

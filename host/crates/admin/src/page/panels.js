@@ -160,9 +160,9 @@ async function explain(details) {
   const steps = part(details, "steps");
   if (!details.open || steps.childElementCount) return;
   try {
-    const story = await ask("GET", `/api/v1/requests/${details.dataset.key}`);
-    steps.append(...story.steps.flatMap((step) => [el("span", {}, time(step.at_us / 1000)), el("span", {}, step.text)]));
-    part(details, "more").append("The same on the command line: ", el("code", {}, `triage explain ${story.id}`));
+    const timeline = await ask("GET", `/api/v1/requests/${details.dataset.key}`);
+    steps.append(...timeline.steps.flatMap((step) => [el("span", {}, time(step.at_us / 1000)), el("span", {}, step.text)]));
+    part(details, "more").append("The same on the command line: ", el("code", {}, `triage explain ${timeline.id}`));
   } catch (error) {
     say(part(details, "more"), error.message);
   }

@@ -75,9 +75,9 @@ impl RequestContext {
 /// How a caller leaves after its early response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leaves {
-    /// The caller cannot come back for this request.
+    /// The caller cannot repeat this request safely.
     ForGood,
-    /// The caller can come back with its key. Until then the request runs without a caller.
+    /// The caller can repeat the request with its key. Until then the request runs without a caller.
     WithKey,
 }
 

@@ -132,15 +132,15 @@ impl RequestContext {
         let fingerprint_lock = self.shared.records.lock_fingerprint(equal.fingerprint);
         let fingerprint_lock = tokio::select! {
             fingerprint_lock = timeout_at(self.deadline, fingerprint_lock) => fingerprint_lock.map_err(|_| Problem::DeadlineBeforeSend)?,
-            // This frees the key at once for a caller that comes back, unless an earlier owner sent something.
+            // This frees the key at once for a caller that repeats its request, unless an earlier owner sent something.
             () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
         };
         progress.lock = Some(fingerprint_lock.map_err(problem)?);
         Ok(())
     }
 
-    /// Whether the record holds a proof of absence that the caller still needs. A caller with `Triage-Maybe-Sent` repeats that claim when
-    /// it comes back; without the record, the proof would take as long again.
+    /// Whether the record holds a proof of absence that the caller still needs. A caller with `Triage-Maybe-Sent` sends that header
+    /// with its next request too; without the record, the proof would take as long again.
     fn keeps_proof(&self, progress: &Progress) -> bool {
         progress.ever_unknown && progress.attempts == 0 && self.key.as_ref().is_some_and(|keyed| keyed.maybe_sent)
     }

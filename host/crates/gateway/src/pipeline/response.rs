@@ -33,7 +33,7 @@ pub const REPLAY: HeaderName = HeaderName::from_static("triage-replay");
 /// Marks a response that adopts the effect of an equal request without a key, whose caller has gone.
 pub const ADOPTED: HeaderName = HeaderName::from_static("triage-adopted");
 
-/// Sent with `effect-unknown`: how the caller may come back.
+/// Sent with `effect-unknown`: how the caller may repeat its request.
 pub const RETRY_AFTER_UNKNOWN: HeaderName = HeaderName::from_static("triage-retry-after-unknown");
 
 /// The longest `Retry-After` for a write that is verified meanwhile: it may be settled long before `commit-within` is over.
@@ -41,8 +41,8 @@ const MAX_VERIFIED_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// The `Retry-After` for a write that no verification settles: an operator may settle it.
 const UNVERIFIED_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// The response for an unknown effect. `retry_after`: when the caller may come back with its key; none without a key, since a repetition
-/// would be another request.
+/// The response for an unknown effect. `retry_after`: when the caller may repeat the request with its key; none without a key, since a
+/// repetition would be another request.
 pub(super) fn effect_unknown(
     problem: Problem,
     retry_after: Option<Duration>,
@@ -58,7 +58,7 @@ pub(super) fn effect_unknown(
     response
 }
 
-/// When a caller should come back for a write whose effect is unknown at its deadline.
+/// When a caller should repeat a write whose effect is unknown at its deadline.
 fn retry_after_unknown(context: &RequestContext, progress: &Progress) -> Duration {
     const MIN_RESPONSE_RESERVE: Duration = Duration::from_secs(1);
     if context.key_holds(progress) {

@@ -212,7 +212,7 @@ impl RequestContext {
         match progress.doubt {
             Some(Doubt::NotKnownSent) => Problem::UnknownAfterLoss { record },
             Some(Doubt::SeveralUnclaimed) => Problem::SeveralAfterLoss { record },
-            // Only with a key can the caller come back.
+            // Only a caller with a key can repeat its request safely.
             None if progress.doubtful && progress.attempts == 0 && self.key.is_some() && self.is_after_loss() => {
                 Problem::UnsentSinceLoss
             }
