@@ -15,6 +15,7 @@ use tokio::{
 use triage_admin::openapi;
 
 mod actions;
+mod command_tls;
 mod explain;
 
 /// A host with an admin listener in front of an upstream that always responds with this status.

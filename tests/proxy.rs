@@ -9,4 +9,4 @@ mod own_tls;
 mod protocol;
 mod redirects;
 mod routing;
-mod tls;
+pub mod tls;

@@ -52,7 +52,7 @@ pub use triage_hospital::emulator;
 
 /// The way to an upstream: what [`Host::with_transports`] takes, and the bodies of requests and responses.
 pub mod transport {
-    pub use triage_core::contract::{Failure, FailureKind, FailureReason};
+    pub use triage_core::contract::{CertificateFact, CertificateNames, Failure, FailureKind, FailureReason};
     pub use triage_upstream::{Body, BoxError, Inbound, Outbound, OutboundBody, Transport, full};
 }
 

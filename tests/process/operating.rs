@@ -1,6 +1,8 @@
 //! Operators' commands against a running host.
 
 use super::child::{Ended, Triage, get, run, triage};
+use crate::proxy::tls;
+use rcgen::date_time_ymd;
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -170,6 +172,29 @@ fn the_log_says_why_a_handshake_failed() {
     for part in [" WARN ", "failure=\"tls\" reason=\"not-tls\"", "write http:// in base_url"] {
         assert!(line.contains(part), "{part} in {line}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_and_explanations_say_when_a_certificate_expired() {
+    let (issuer, folder) = (tls::authority(), tempfile::tempdir().unwrap());
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, issuer.pem()).unwrap();
+    let mut params = tls::params("localhost");
+    (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2002, 1, 1));
+    let address = tls::serve(tls::shows(&issuer, params), &[b"http/1.1"]).await;
+    let set = format!("upstreams.default.ca_file={}", ca.display());
+    let upstream = format!("https://localhost:{}", address.port());
+    tokio::task::spawn_blocking(move || {
+        let mut host = host(&[&["--upstream", &upstream, "--set", &set][..], &QUICK].concat());
+        let answer = get(host.address, "/x");
+        let date = "(the certificate expired on Tue, 01 Jan 2002 00:00:00 GMT)";
+        let line = host.process.logs("an attempt failed");
+        assert!(line.contains("reason=\"expired\"") && line.contains(date), "{line}");
+        let ended = asked(&host, &["explain", id(&answer)]);
+        assert!(ended.out.contains("the upstream's certificate has expired") && ended.out.contains(date), "{ended:?}");
+    })
+    .await
+    .unwrap();
 }
 
 #[test]

@@ -20,16 +20,16 @@ use tokio_rustls::TlsAcceptor;
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
 /// Responds with the protocol version of the request.
-async fn serve_tls(issuer: &Issuer, protocols: &[&[u8]]) -> SocketAddr {
+pub async fn serve_tls(issuer: &Issuer, protocols: &[&[u8]]) -> SocketAddr {
     serve(shows(issuer, params("localhost")), protocols).await
 }
 
-fn params(name: &str) -> CertificateParams {
+pub fn params(name: &str) -> CertificateParams {
     CertificateParams::new(vec![name.to_owned()]).unwrap()
 }
 
 /// A server with a certificate of these parameters.
-fn shows(issuer: &Issuer, params: CertificateParams) -> ServerConfig {
+pub fn shows(issuer: &Issuer, params: CertificateParams) -> ServerConfig {
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, issuer).unwrap();
     builder()
@@ -38,13 +38,13 @@ fn shows(issuer: &Issuer, params: CertificateParams) -> ServerConfig {
         .unwrap()
 }
 
-fn builder() -> rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier> {
+pub fn builder() -> rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier> {
     ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
 }
 
-async fn serve(mut config: ServerConfig, protocols: &[&[u8]]) -> SocketAddr {
+pub async fn serve(mut config: ServerConfig, protocols: &[&[u8]]) -> SocketAddr {
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -125,7 +125,7 @@ async fn another_authority_is_not_trusted_and_nothing_is_sent() {
 }
 
 /// Reads something from each connection, sends these bytes, and closes it.
-async fn says(bytes: &'static [u8]) -> SocketAddr {
+pub async fn says(bytes: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -166,30 +166,60 @@ async fn a_failed_handshake_says_why() {
     let h1 = &[&b"http/1.1"[..]];
     // A fatal alert: protocol_version (RFC 8446 section 6).
     let alert = says(&[21, 3, 3, 0, 2, 2, 70]).await;
-    for (address, expected, sent, words) in [
+    let h2 = &[&b"h2"[..]];
+    let named = |name: &str| shows(&issuer, params(name));
+    for (address, expected, sent, words, certificate) in [
         (
             serve(shows(&authority(), params("localhost")), h1).await,
             "unknown-authority",
             "no",
             "set ca_file to the upstream's authority",
+            "",
         ),
-        (serve(itself, h1).await, "authority-as-server", "no", "an authority's certificate as its server certificate"),
         (
-            serve(shows(&issuer, params("other.example")), h1).await,
+            serve(itself, h1).await,
+            "authority-as-server",
+            "no",
+            "an authority's certificate as its server certificate",
+            "",
+        ),
+        (
+            serve(named("other.example"), h1).await,
             "wrong-name",
             "no",
             "does not cover the host name in base_url",
+            "the certificate's names: other.example",
         ),
-        (serve(dated((2001, 1, 1), (2002, 1, 1)), h1).await, "expired", "no", "has expired"),
-        (serve(dated((4000, 1, 1), (4001, 1, 1)), h1).await, "not-yet-valid", "no", "not valid yet"),
+        (
+            serve(named("10.1.2.3"), h2).await,
+            "wrong-name",
+            "no",
+            "does not cover the host name in base_url",
+            "the certificate's names: 10.1.2.3",
+        ),
+        (
+            serve(dated((2001, 1, 1), (2002, 1, 1)), h1).await,
+            "expired",
+            "no",
+            "has expired",
+            "the certificate expired on Tue, 01 Jan 2002 00:00:00 GMT",
+        ),
+        (
+            serve(dated((4000, 1, 1), (4001, 1, 1)), h2).await,
+            "not-yet-valid",
+            "no",
+            "not valid yet",
+            "the certificate is valid from Sat, 01 Jan 4000 00:00:00 GMT",
+        ),
         (
             says(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await,
             "not-tls",
             "no",
             "write http:// in base_url",
+            "",
         ),
-        (alert, "tls-version", "no", "no version or cipher suite"),
-        (serve(known, h1).await, "client-certificate", "maybe", "requires a client certificate"),
+        (alert, "tls-version", "no", "no version or cipher suite", ""),
+        (serve(known, h1).await, "client-certificate", "maybe", "requires a client certificate", ""),
     ] {
         let (front, _folder) = front(address, &issuer);
         let got = front.send("POST", "/a", "", "x").await;
@@ -208,6 +238,10 @@ async fn a_failed_handshake_says_why() {
         let failed = timeline["steps"].as_array().unwrap().iter().find(|step| step["step"] == "failed").unwrap();
         assert_eq!(failed["reason"], expected, "{timeline:#}");
         assert!(failed["text"].as_str().unwrap().contains(words), "{timeline:#}");
+        // Only operators are told what the certificate says.
+        assert_eq!(failed["certificate"].as_str().unwrap_or_default(), certificate, "{timeline:#}");
+        assert!(failed["text"].as_str().unwrap().contains(certificate), "{timeline:#}");
+        assert!(certificate.is_empty() || !got.text().contains(certificate), "{}", got.text());
     }
 }
 

@@ -1,11 +1,12 @@
 //! Access to a running host's admin listener, shared by several commands.
 
 use super::{runtime, variable};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use std::path::PathBuf;
-use triage_admin::{Client, ClientError, Shape};
+use triage_admin::{Client, ClientError, ClientTls, Shape};
 use triage_bounded_file as bounded_file;
 use triage_core::secret::Secret;
+use triage_upstream::Identity;
 
 /// The address and credentials of the admin listener.
 #[derive(Debug, clap::Args)]
@@ -22,6 +23,24 @@ pub struct Remote {
         help = "A file with the token, if the listener requires one [default: the token in TRIAGE_ADMIN_TOKEN]"
     )]
     token_file: Option<PathBuf>,
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "PEM file of authorities to trust for an https URL [default: TRIAGE_ADMIN_CA_FILE, else the system's]"
+    )]
+    ca_file: Option<PathBuf>,
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "PEM file of the client certificate to show [default: TRIAGE_ADMIN_CLIENT_CERTIFICATE]"
+    )]
+    client_certificate: Option<PathBuf>,
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "PEM file of the client certificate's private key [default: TRIAGE_ADMIN_CLIENT_KEY]"
+    )]
+    client_key: Option<PathBuf>,
 }
 
 impl Remote {
@@ -37,7 +56,28 @@ impl Remote {
         };
         let url = self.admin.clone().or_else(|| variable("TRIAGE_ADMIN_URL"));
         let url = url.unwrap_or_else(|| "http://127.0.0.1:9464".to_owned());
-        Ok(Client::new(&url, token.map(|token| Secret::new(token.trim())).as_ref())?)
+        if url.starts_with("http://") && (self.ca_file.is_some() || self.client_certificate.is_some()) {
+            bail!(
+                "{url} is not encrypted, and --ca-file and --client-certificate are for https; write https:// in the URL"
+            );
+        }
+        Ok(Client::new(&url, token.map(|token| Secret::new(token.trim())).as_ref(), &self.tls()?)?)
+    }
+
+    fn tls(&self) -> Result<ClientTls> {
+        let file = |flag: &Option<PathBuf>, name| flag.clone().or_else(|| variable(name).map(PathBuf::from));
+        let certificate = file(&self.client_certificate, "TRIAGE_ADMIN_CLIENT_CERTIFICATE");
+        let key = file(&self.client_key, "TRIAGE_ADMIN_CLIENT_KEY");
+        let identity = match (certificate, key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => {
+                bounded_file::check_secret(&key);
+                Some(Identity { certificate, key })
+            }
+            (Some(_), None) => bail!("a client certificate needs its private key; give it with --client-key FILE"),
+            (None, Some(_)) => bail!("a client key needs its certificate; give it with --client-certificate FILE"),
+        };
+        Ok(ClientTls { ca_file: file(&self.ca_file, "TRIAGE_ADMIN_CA_FILE"), identity })
     }
 
     /// Gets the JSON at a path.

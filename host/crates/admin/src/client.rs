@@ -1,15 +1,18 @@
 //! A client for another host's admin listener, used by commands such as `triage explain` and `triage policy list`.
 
 use crate::{
+    contract::{Failure, FailureKind},
     response,
     secret::Secret,
-    upstream::{self, HttpClient, Outbound, OutboundBody, Transport as _, TransportError},
+    upstream::{self, HttpClient, Identity, Outbound, OutboundBody, Transport as _, TransportError},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
+use std::path::PathBuf;
 
+mod handshake;
 mod shape;
 
 pub use shape::Shape;
@@ -39,6 +42,25 @@ pub enum ClientError {
         /// The kind of failure, such as `connect`.
         kind: &'static str,
     },
+    /// TLS with the listener failed.
+    #[error("no answer from {url}: {text}")]
+    Tls {
+        /// The URL of the listener.
+        url: String,
+        /// The cause, and what to do.
+        text: String,
+    },
+    /// The listener did not answer in plain HTTP, as one with TLS does.
+    #[error(
+        "{url} does not speak plain HTTP ({kind}); if the listener has TLS, write https:// in the URL, else give the \
+         address of an admin listener with --admin URL"
+    )]
+    NotHttp {
+        /// The URL of the listener.
+        url: String,
+        /// The kind of failure, such as `protocol`.
+        kind: &'static str,
+    },
     /// The response is not that of a Triage host.
     #[error(
         "{url} answered {status}, but the answer is not from a Triage host; give the address of an admin listener \
@@ -60,20 +82,31 @@ pub enum ClientError {
     },
 }
 
+/// How a client verifies a listener with TLS, and itself to it.
+#[derive(Debug, Clone, Default)]
+pub struct ClientTls {
+    /// A PEM file of authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate to show.
+    pub identity: Option<Identity>,
+}
+
 /// A client for one listener.
 #[derive(Debug)]
 pub struct Client {
     url: String,
+    is_encrypted: bool,
+    has_identity: bool,
     http: HttpClient,
     bearer: Option<HeaderValue>,
 }
 
 impl Client {
-    /// A client for the listener at `url`, with a token if it needs one.
+    /// A client for the listener at `url`, with a token if it needs one. `tls` counts for an `https` URL.
     ///
     /// # Errors
-    /// [`ClientError`] if the URL or the token is invalid.
-    pub fn new(url: &str, token: Option<&Secret>) -> Result<Self, ClientError> {
+    /// [`ClientError`] if the URL or the token is invalid, or a file of `tls` cannot be used.
+    pub fn new(url: &str, token: Option<&Secret>, tls: &ClientTls) -> Result<Self, ClientError> {
         let refused = || ClientError::Url(url.to_owned());
         let base: Uri = url.trim_end_matches('/').parse().map_err(|_| refused())?;
         if base.host().is_none() || !matches!(base.scheme_str(), Some("http" | "https")) {
@@ -85,8 +118,19 @@ impl Client {
             value.set_sensitive(true);
             Ok::<_, ClientError>(value)
         };
-        let http = HttpClient::new(&upstream::Settings::new(base))?;
-        Ok(Self { url: url.to_owned(), http, bearer: token.map(bearer).transpose()? })
+        let is_encrypted = base.scheme_str() == Some("https");
+        let mut settings = upstream::Settings::new(base);
+        if is_encrypted {
+            settings.ca_file.clone_from(&tls.ca_file);
+            settings.identity.clone_from(&tls.identity);
+        }
+        Ok(Self {
+            url: url.to_owned(),
+            is_encrypted,
+            has_identity: settings.identity.is_some(),
+            http: HttpClient::new(&settings)?,
+            bearer: token.map(bearer).transpose()?,
+        })
     }
 
     /// Gets the JSON at a path.
@@ -147,6 +191,18 @@ impl Client {
         value.ok_or_else(|| ClientError::Strange { url: self.url.clone(), status })
     }
 
+    fn failed(&self, failure: Failure) -> ClientError {
+        let (url, kind) = (self.url.clone(), failure.kind.name());
+        let tls = failure.reason.filter(|_| self.is_encrypted);
+        if let Some(text) = tls.and_then(|reason| handshake::text(reason, failure.certificate, self.has_identity)) {
+            return ClientError::Tls { url, text };
+        }
+        match failure.kind {
+            FailureKind::Protocol if !self.is_encrypted => ClientError::NotHttp { url, kind },
+            _ => ClientError::NoAnswer { url, kind },
+        }
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<(u16, HeaderMap, Bytes), ClientError> {
         let mut headers = HeaderMap::new();
         if let Some(bearer) = &self.bearer {
@@ -155,7 +211,7 @@ impl Client {
         let (path_and_query, body) = (path.to_owned(), OutboundBody::Bytes(body));
         let request = Outbound { method, path_and_query, headers, body, guarded: true };
         let no_answer = |kind| ClientError::NoAnswer { url: self.url.clone(), kind };
-        let answer = self.http.send(request).await.map_err(|failure| no_answer(failure.kind.name()))?;
+        let answer = self.http.send(request).await.map_err(|failure| self.failed(failure))?;
         let read =
             Limited::new(answer.body, MAX_RESPONSE_BYTES).collect().await.map_err(|_| no_answer("body"))?.to_bytes();
         let status = answer.status.as_u16();

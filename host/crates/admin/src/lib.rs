@@ -7,7 +7,7 @@
 use triage_admission as admission;
 use triage_bounded_file as bounded_file;
 use triage_config as config;
-use triage_core::{breaker, clock, rate_limit, retry, rounded, secret};
+use triage_core::{breaker, clock, contract, rate_limit, retry, rounded, secret};
 use triage_decision_log as decision_log;
 use triage_engine as policy;
 use triage_gateway::{Host, tls};
@@ -41,7 +41,7 @@ mod session;
 mod sse;
 
 pub use auth::TokenError;
-pub use client::{Client, ClientError, Shape};
+pub use client::{Client, ClientError, ClientTls, Shape};
 pub use routes::openapi;
 
 use crate::{

@@ -24,11 +24,14 @@ const NAMED: [(&str, &str); 7] = [
     ("TRIAGE_POLICY", ".policy"),
 ];
 /// Variables with our prefix that other code reads.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 13] = [
     "TRIAGE_LOG",
     "TRIAGE_LOG_FORMAT",
     "TRIAGE_ADMIN_URL",
     "TRIAGE_ADMIN_TOKEN",
+    "TRIAGE_ADMIN_CA_FILE",
+    "TRIAGE_ADMIN_CLIENT_CERTIFICATE",
+    "TRIAGE_ADMIN_CLIENT_KEY",
     settings::READ_TOKEN,
     settings::WRITE_TOKEN,
     settings::STATE_PASSWORD,

@@ -1,8 +1,10 @@
 //! The policy contract in the host's own types: those of `wit/types.wit`, validated and free of wasmtime.
 
+mod certificate_fact;
 mod failure_reason;
 pub mod hints;
 
+pub use certificate_fact::{CertificateFact, CertificateNames};
 pub use failure_reason::FailureReason;
 
 use bytes::Bytes;
@@ -156,12 +158,14 @@ pub struct Failure {
     pub sent: bool,
     /// The exact reason, if the host knows it: for logs and problems. A policy gets the kind only.
     pub reason: Option<FailureReason>,
+    /// What a refused certificate says of itself: for operators, not for callers.
+    pub certificate: Option<CertificateFact>,
 }
 
 impl Failure {
     /// A failure without an exact reason.
     pub const fn new(kind: FailureKind, sent: bool) -> Self {
-        Self { kind, sent, reason: None }
+        Self { kind, sent, reason: None, certificate: None }
     }
 
     /// The same with its reason.

@@ -167,7 +167,7 @@ impl RequestRecorder {
 
     /// Records the failure of an attempt.
     pub fn failed(&mut self, failure: Failure, took: Duration) {
-        let Failure { kind, sent, reason } = failure;
+        let Failure { kind, sent, reason, certificate } = failure;
         self.meter.failed.add(kind as usize);
         self.meter.attempt_time.observe(took);
         self.is_troubled = true;
@@ -175,9 +175,11 @@ impl RequestRecorder {
         if let Some(reason) = reason {
             let Names { upstream, endpoint } = &*self.meter.names;
             let (failure, text) = (kind.name(), reason.text());
-            tracing::warn!(request = %self.id, %upstream, %endpoint, failure, reason = reason.name(), "an attempt failed: {text}");
+            let certificate = certificate.map_or(String::new(), |fact| format!(" ({fact})"));
+            tracing::warn!(request = %self.id, %upstream, %endpoint, failure, reason = reason.name(), "an attempt failed: {text}{certificate}");
         }
-        self.note(|| TimelineEvent::Failed { kind: kind.name(), reason, sent, took });
+        let certificate = certificate.map(|fact| fact.to_string().into());
+        self.note(|| TimelineEvent::Failed { kind: kind.name(), reason, certificate, sent, took });
     }
 
     /// Records that the status settled the outcome. The policy was not called, so the time is that of the response.

@@ -143,6 +143,9 @@ pub enum TimelineEvent {
         /// The exact cause, if the host knows it.
         #[serde(skip_serializing_if = "Option::is_none", serialize_with = "reason_name")]
         reason: Option<FailureReason>,
+        /// What the refused certificate says of itself.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        certificate: Option<Box<str>>,
         /// Whether anything may have been sent.
         sent: bool,
         /// Time since the send.
@@ -280,9 +283,10 @@ impl fmt::Display for TimelineEvent {
                 write!(f, "verification {verification} sent: was the write applied?")
             }
             Self::Answered { status, took } => write!(f, "answered {status} after {}", Rounded(*took)),
-            Self::Failed { kind, reason, sent, took } => {
+            Self::Failed { kind, reason, certificate, sent, took } => {
                 write!(f, "failed ({kind}) after {}; {}", Rounded(*took), or_not(*sent))?;
-                reason.map_or(Ok(()), |reason| write!(f, "; {}", reason.text()))
+                reason.map_or(Ok(()), |reason| write!(f, "; {}", reason.text()))?;
+                certificate.as_ref().map_or(Ok(()), |fact| write!(f, " ({fact})"))
             }
             Self::Settled => f.write_str("settled: delivered without asking the policy"),
             Self::Verdict { class, next, breaker, reason, .. } => {

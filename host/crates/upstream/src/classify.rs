@@ -1,7 +1,7 @@
 //! Classifies a client error: the kind of failure, and whether the request may have been sent.
 
 use super::resolve::Unresolved;
-use crate::contract::{Failure, FailureKind, FailureReason};
+use crate::contract::{CertificateFact, CertificateNames, Failure, FailureKind, FailureReason};
 use rustls::CertificateError;
 use std::{error::Error, io};
 
@@ -24,12 +24,12 @@ pub(super) fn failure(error: &reqwest::Error) -> Failure {
         None if error.is_body() || error.is_decode() => FailureKind::Body,
         kind => kind.unwrap_or(FailureKind::Protocol),
     };
-    Failure { kind, sent: true, reason: reason(error) }
+    with_reason(kind, true, error)
 }
 
 /// Classifies an error on an open connection. The request may have reached the upstream.
 pub(super) fn broken(error: &hyper::Error) -> Failure {
-    Failure { kind: after_send(error).unwrap_or(FailureKind::Protocol), sent: true, reason: reason(error) }
+    with_reason(after_send(error).unwrap_or(FailureKind::Protocol), true, error)
 }
 
 /// Classifies an error while connecting.
@@ -38,19 +38,22 @@ pub(super) fn connecting(error: AnyError<'_>) -> Failure {
 }
 
 fn unconnected(error: AnyError<'_>, timed_out: bool) -> Failure {
-    let reason = reason(error);
     let kind = if is_exhausted(error) {
         FailureKind::Exhausted
     } else if in_chain::<Unresolved>(error).is_some() {
         FailureKind::Dns
-    } else if reason.is_some() {
+    } else if reason(error).is_some() {
         FailureKind::Tls
     } else if timed_out {
         FailureKind::ConnectTimeout
     } else {
         FailureKind::Connect
     };
-    Failure { kind, sent: false, reason }
+    with_reason(kind, false, error)
+}
+
+fn with_reason(kind: FailureKind, sent: bool, error: AnyError<'_>) -> Failure {
+    Failure { kind, sent, reason: reason(error), certificate: chain(error).find_map(tls_error).and_then(fact) }
 }
 
 fn after_send(error: AnyError<'_>) -> Option<FailureKind> {
@@ -87,17 +90,36 @@ fn is_exhausted(error: AnyError<'_>) -> bool {
 /// certificate after it has sent its own last message.
 fn reason(error: AnyError<'_>) -> Option<FailureReason> {
     let too_large = in_chain::<hyper::Error>(error).is_some_and(hyper::Error::is_parse_too_large);
-    if too_large { Some(FailureReason::HeadTooLarge) } else { chain(error).find_map(tls_reason) }
+    if too_large { Some(FailureReason::HeadTooLarge) } else { chain(error).find_map(tls_error).map(tls) }
 }
 
-/// The reason of a failed handshake. The error is wrapped in an `io::Error`, sometimes in two. `Error::source` skips a wrapped error, so this
+/// The error of a failed handshake. It is wrapped in an `io::Error`, sometimes in two. `Error::source` skips a wrapped error, so this
 /// function unwraps it by `get_ref`.
-fn tls_reason(link: &(dyn Error + 'static)) -> Option<FailureReason> {
+fn tls_error<'a>(link: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     if let Some(error) = link.downcast_ref::<rustls::Error>() {
-        return Some(tls(error));
+        return Some(error);
     }
     let payload = link.downcast_ref::<io::Error>().and_then(io::Error::get_ref)?;
-    chain(payload).find_map(tls_reason)
+    chain(payload).find_map(tls_error)
+}
+
+/// What the upstream's certificate says of itself, where that explains the failure.
+fn fact(error: &rustls::Error) -> Option<CertificateFact> {
+    let rustls::Error::InvalidCertificate(error) = error else { return None };
+    Some(match error {
+        CertificateError::NotValidForNameContext { presented, .. } => {
+            CertificateFact::Names(CertificateNames::new(presented.iter().map(|name| bare_name(name))))
+        }
+        CertificateError::ExpiredContext { not_after, .. } => CertificateFact::ExpiredAt(not_after.as_secs()),
+        CertificateError::NotValidYetContext { not_before, .. } => CertificateFact::ValidFrom(not_before.as_secs()),
+        _ => return None,
+    })
+}
+
+/// rustls formats names for debugging, such as `DnsName("a.example")` and `IpAddress(10.0.0.1)`.
+fn bare_name(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    inner.trim_matches('"')
 }
 
 fn tls(error: &rustls::Error) -> FailureReason {
@@ -117,6 +139,8 @@ fn tls(error: &rustls::Error) -> FailureReason {
             | Alert::BadCertificate
             | Alert::UnsupportedCertificate
             | Alert::CertificateUnknown
+            | Alert::CertificateExpired
+            | Alert::CertificateRevoked
             | Alert::UnknownCA
             | Alert::AccessDenied,
         ) => FailureReason::ClientCertificate,

@@ -2,7 +2,7 @@
 //! HTTP/2.
 
 use super::{
-    BoxError, Inbound, Outbound, Settings, Transport,
+    BoxError, Identity, Inbound, Outbound, Settings, Transport,
     dns_refresh::Followed,
     http1::Plain,
     reqwest_client::{Negotiated, tls},
@@ -31,6 +31,15 @@ pub enum TransportError {
     /// The CA file cannot be read; its path.
     #[error("certificate authorities could not be read from {}; it must be a PEM file with at least one certificate", .0.display())]
     Authorities(PathBuf),
+    /// The file of the client's certificate cannot be read; its path.
+    #[error("a client certificate could not be read from {}; it must be a PEM file with the certificate and its chain", .0.display())]
+    Certificate(PathBuf),
+    /// The file of the client's private key cannot be read; its path.
+    #[error("a private key could not be read from {}; it must be a PEM file with the key of the client certificate, unencrypted", .0.display())]
+    Key(PathBuf),
+    /// The client's certificate and key do not fit; their paths.
+    #[error("the client certificate in {} cannot be used with the key in {}; give the key that belongs to the certificate", .0.certificate.display(), .0.key.display())]
+    Identity(Identity),
     /// The URL cannot be used.
     #[error("base url {0:?} cannot be called; it must be an absolute http or https url")]
     Url(String),

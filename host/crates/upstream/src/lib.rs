@@ -22,7 +22,7 @@ use crate::contract::Failure;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, StatusCode};
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// Servers close idle connections after 5 s or more. A write must not race that close (RFC 9112 section 9.3.1).
 const GUARDED_MAX_IDLE: Duration = Duration::from_millis(3900);
@@ -103,6 +103,15 @@ pub trait Transport: Send + Sync + std::fmt::Debug {
     }
 }
 
+/// The files of a client's certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// A PEM file with the certificate and its chain.
+    pub certificate: PathBuf,
+    /// A PEM file with the certificate's private key.
+    pub key: PathBuf,
+}
+
 /// The address of an upstream and the settings of its HTTP client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -111,7 +120,9 @@ pub struct Settings {
     /// Maximum time to open a connection. Default 3 s, shorter than every attempt timeout.
     pub connect_timeout: Duration,
     /// A PEM file of certificate authorities to trust instead of the system's. Default none.
-    pub ca_file: Option<std::path::PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    /// The certificate that this client shows if the server asks for one. Default none.
+    pub identity: Option<Identity>,
     /// Whether to use HTTP/2 without TLS or negotiation. Default false.
     pub http2_prior_knowledge: bool,
     /// Maximum idle time of a connection for safe requests. Default 30 s. Unsafe requests use only connections idle for less than 4 s.
@@ -137,6 +148,7 @@ impl Settings {
             base_url,
             connect_timeout: Duration::from_secs(3),
             ca_file: None,
+            identity: None,
             http2_prior_knowledge: false,
             idle_timeout: Duration::from_secs(30),
             max_idle: 256,

@@ -1,15 +1,18 @@
 //! Connections with TLS or HTTP/2. The protocol is negotiated, and with HTTP/2 many requests share a connection.
 
 use super::{
-    BoxError, GUARDED_MAX_IDLE, Inbound, KEEPALIVE_INTERVAL, Outbound, OutboundBody, Settings, TransportError,
-    classify,
+    BoxError, GUARDED_MAX_IDLE, Identity, Inbound, KEEPALIVE_INTERVAL, Outbound, OutboundBody, Settings,
+    TransportError, classify,
     resolve::{Marked, Resolver},
     url::below,
 };
 use crate::contract::Failure;
 use http_body_util::BodyExt as _;
 use reqwest::{Client, Url, redirect};
-use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer, pki_types::pem::PemObject as _};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
 use std::{sync::Arc, time::Duration};
 
 /// Maximum bytes of a response head over HTTP/2. The library's default of 16 KiB is too small for the allowed number of fields.
@@ -89,11 +92,31 @@ pub fn tls(settings: &Settings) -> Result<ClientConfig, TransportError> {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| TransportError::Client(error.into()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match &settings.identity {
+        None => config.with_no_client_auth(),
+        Some(identity) => {
+            let (chain, key) = identity_files(identity)?;
+            config.with_client_auth_cert(chain, key).map_err(|_| TransportError::Identity(identity.clone()))?
+        }
+    };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// The certificate with its chain, and the key.
+fn identity_files(
+    identity: &Identity,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TransportError> {
+    let unreadable = || TransportError::Certificate(identity.certificate.clone());
+    let read = CertificateDer::pem_file_iter(&identity.certificate).map_err(|_| unreadable())?;
+    let chain: Vec<_> = read.collect::<Result<_, _>>().map_err(|_| unreadable())?;
+    if chain.is_empty() {
+        return Err(unreadable());
+    }
+    let key = PrivateKeyDer::from_pem_file(&identity.key).map_err(|_| TransportError::Key(identity.key.clone()))?;
+    Ok((chain, key))
 }
