@@ -44,8 +44,11 @@ async fn a_tripped_breaker_is_seen_with_its_cause() {
         front.ask("GET", "/a", "").await;
     }
     let after = front.get_json("/api/v1/breakers").await;
-    let breaker = &after[0];
-    assert_eq!(breaker["state"], "open", "{after}");
+    let breaker = &after[1];
+    let reads = (&json!("any (reads)"), &json!("reads"), &json!("open"));
+    assert_eq!((&breaker["group"], &breaker["requests"], &breaker["state"]), reads, "{after}");
+    let writes = (&json!("any"), &json!("writes"), &json!("closed"));
+    assert_eq!((&after[0]["group"], &after[0]["requests"], &after[0]["state"]), writes, "{after}");
     assert_eq!(breaker["why"], "3 failures in a row: answered 500");
     let (first, latest) = (&breaker["first_failure"], &breaker["latest_failure"]);
     assert_eq!((&first["cause"], &latest["cause"]), (&json!("answered 500"), &json!("answered 500")), "{after}");
@@ -59,7 +62,7 @@ async fn a_tripped_breaker_is_seen_with_its_cause() {
     assert_eq!(front.get_json("/api/v1/status").await["upstreams"][0]["breakers_open"], 1);
     let events = front.get_json("/api/v1/events").await;
     assert_eq!(events[0]["kind"], "breaker-opened", "{events}");
-    assert_eq!(events[0]["text"], "opened for 60000 ms: 3 failures in a row: answered 500");
+    assert_eq!(events[0]["text"], "opened for 1 min: 3 failures in a row: answered 500");
     let number = events[0]["number"].as_u64().unwrap();
     assert_eq!(front.get_json(&format!("/api/v1/events?after={number}")).await, json!([]));
 }
@@ -76,9 +79,9 @@ async fn an_open_breaker_is_a_condition_of_the_status_and_of_the_metrics() {
     let open = &status["conditions"][0];
     assert_eq!(
         (&open["id"], &open["severity"], &open["subject"]),
-        (&json!("breaker-open"), &json!("critical"), &json!("api/any"))
+        (&json!("breaker-open"), &json!("critical"), &json!("api/any (reads)"))
     );
-    let text = "Breaker api/any is open: 3 failures in a row: answered 500. Requests to any get 503 breaker-open.";
+    let text = "Breaker api/any (reads) is open: 3 failures in a row: answered 500. Requests to any that only read get 503 breaker-open.";
     assert_eq!(open["text"], text, "{status:#}");
     let remedy = open["remedy"].as_str().unwrap();
     assert!(

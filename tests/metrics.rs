@@ -132,7 +132,7 @@ async fn a_tripped_breaker_and_its_refusals_are_counted() {
     for _ in 0..3 {
         front.ask("POST", "/500", "").await;
     }
-    assert_eq!(front.ask("GET", "/200", "").await.status(), "503");
+    assert_eq!(front.ask("PUT", "/200", "").await.status(), "503");
     let samples = scrape(&front).await;
     for (name, expected) in [
         ("triage_breaker_state{upstream=\"api\",group=\"any\",state=\"open\"}", 1.0),
@@ -194,15 +194,16 @@ async fn metrics_api_and_events_show_the_learned_values() {
         ),
     );
     let group = "{upstream=\"api\",group=\"any\"}";
+    let reads = "{upstream=\"api\",group=\"any (reads)\"}";
     for _ in 0..300 {
         front.ask("GET", "/200", "").await;
     }
     let samples = scrape(&front).await;
     assert!(!samples.contains_key(&format!("triage_adaptive_rate_per_second{group}")), "it begins open");
     assert!(value(&samples, &format!("triage_adaptive_rate_decreases_total{group}")).abs() < f64::EPSILON);
-    let usual = value(&samples, &format!("triage_breaker_usual_failure_ratio{group}"));
+    let usual = value(&samples, &format!("triage_breaker_usual_failure_ratio{reads}"));
     assert!((usual - 0.001).abs() < f64::EPSILON, "{usual}");
-    assert_eq!(front.get_json("/api/v1/breakers").await[0]["usual_failures"], 0.001);
+    assert_eq!(front.get_json("/api/v1/breakers").await[1]["usual_failures"], 0.001);
     assert!(front.get_json("/api/v1/limits").await[0]["adaptive_rate"]["per_minute"].is_null());
     let throttled = front.ask("GET", "/429", "").await;
     let samples = scrape(&front).await;

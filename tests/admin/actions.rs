@@ -38,11 +38,20 @@ async fn a_breaker_is_forced_open_given_back_and_each_action_is_an_event() {
     assert!(upstream.seen().is_empty());
     let undone = act(&front, "DELETE", "/api/v1/breakers/api/any/forced", "").await;
     assert_eq!((&undone["state"], &undone["forced"]), (&json!("half-open"), &json!(false)), "{undone}");
-    assert_eq!(front.ask("GET", "/a", "").await.status(), "200", "the probe");
+    for method in ["GET", "POST"] {
+        assert_eq!(front.ask(method, "/a", "").await.status(), "200", "the probe");
+    }
     assert_eq!(front.get_json("/api/v1/breakers/api/any").await["state"], "closed");
     let events = front.get_json("/api/v1/events").await;
-    let own = "api/any";
-    let expected = [("breaker-opened", own), ("action", own), ("action", own), ("breaker-closed", own)];
+    let (own, reads) = ("api/any", "api/any (reads)");
+    let expected = [
+        ("breaker-opened", reads),
+        ("breaker-opened", own),
+        ("action", own),
+        ("action", own),
+        ("breaker-closed", reads),
+        ("breaker-closed", own),
+    ];
     assert_eq!(kinds(&events), expected, "{events}");
 }
 
@@ -54,12 +63,12 @@ async fn a_breaker_that_is_held_closed_does_not_trip_and_a_reset_ends_that() {
     let remaining = held["remaining_ms"].as_u64().unwrap();
     assert!((1..=600_000).contains(&remaining), "ten minutes if nothing is said: {held}");
     for _ in 0..5 {
-        assert_eq!(front.ask("GET", "/a", "").await.status(), "500");
+        assert_eq!(front.ask("PUT", "/a", "").await.status(), "500");
     }
     let reset = act(&front, "POST", "/api/v1/breakers/api/any/reset", "").await;
     assert_eq!((&reset["forced"], &reset["failures_in_row"]), (&json!(false), &json!(0)), "{reset}");
     for _ in 0..2 {
-        front.ask("GET", "/a", "").await;
+        front.ask("PUT", "/a", "").await;
     }
     assert_eq!(front.get_json("/api/v1/breakers/api/any").await["state"], "open");
     let reset = act(&front, "POST", "/api/v1/breakers/api/any/reset", "").await;

@@ -132,6 +132,38 @@ async fn the_timeline_of_a_caller_that_leaves_ends_abandoned() {
     assert_eq!(steps(&cancelled), ["permit", "sent", "abandoned"], "{cancelled:#}");
 }
 
+/// A write goes on without its caller. It is counted among the abandoned requests, and its timeline says what became of it.
+#[tokio::test]
+async fn a_write_whose_caller_leaves_is_counted_and_explained() {
+    let (answer, parts) = tokio::sync::mpsc::channel(1);
+    let mut parts = Some(parts);
+    let upstream = Scripted::start(move |_| parts.take().map_or(Reply::Hang, Reply::Paced)).await;
+    let front = Front::with_admin("", &format!("[upstreams.api]\nbase_url = \"{}\"\n", upstream.url()));
+    let address = front.address();
+    let row = "POST /orders HTTP/1.1\r\nHost: triage.test\r\nContent-Length: 3\r\n\r\nrow";
+    let caller = tokio::spawn(async move { crate::support::front::raw(address, row.as_bytes()).await });
+    while upstream.seen().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    // The host learns of the closed connection a moment later. Only a host that never does would wait for ever.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    answer.send("HTTP/1.1 201 Created\r\ncontent-length: 4\r\n\r\ndone".into()).await.unwrap();
+    let mut list = front.get_json("/api/v1/requests?rough=true").await;
+    while list == json!([]) {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        list = front.get_json("/api/v1/requests?rough=true").await;
+    }
+    assert_eq!((&list[0]["status"], &list[0]["method"]), (&Value::Null, &json!("POST")), "{list}");
+    let left = front.get_json(&format!("/api/v1/requests/{}", list[0]["id"].as_str().unwrap())).await;
+    let steps = steps(&left);
+    assert!(steps.contains(&"answered") && steps.last() == Some(&"abandoned"), "{left:#}");
+    let metrics = front.admin("GET", "/metrics", "", "").await.text();
+    let counted = "triage_requests_abandoned_total{upstream=\"api\",endpoint=\"any\"} 1";
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
 /// A repetition of a write whose caller has left gets that write's response without another send, and its timeline says so.
 #[tokio::test]
 async fn a_write_that_takes_an_orphan_over_says_what_it_found() {
@@ -217,7 +249,8 @@ async fn refusals_fold_into_one_row_and_do_not_displace_the_failures_that_caused
         assert_eq!(front.ask("GET", "/lost", "").await.status(), "502");
     }
     let breakers = front.get_json("/api/v1/breakers").await;
-    assert_eq!(breakers[0]["why"], "3 failures in a row: no answer (reset)", "{breakers}");
+    let reads = &breakers[1];
+    assert_eq!(reads["why"], "3 failures in a row: no answer (reset)", "{breakers}");
     for _ in 0..40 {
         assert_eq!(front.ask("GET", "/x", "").await.status(), "503");
     }
@@ -230,7 +263,7 @@ async fn refusals_fold_into_one_row_and_do_not_displace_the_failures_that_caused
     assert!(refused[0]["first_unix_ms"].as_u64() <= refused[0]["unix_ms"].as_u64(), "{rough:#}");
     assert!(rows.iter().any(|row| row["reason"] == "upstream-failed"), "the failures are still there: {rough:#}");
     for which in ["first_failure", "latest_failure"] {
-        let id = breakers[0][which]["request"].as_str().unwrap();
+        let id = reads[which]["request"].as_str().unwrap();
         let timeline = front.get_json(&format!("/api/v1/requests/{id}")).await;
         assert!(steps(&timeline).contains(&"failed"), "{which}: {timeline:#}");
     }

@@ -1,6 +1,8 @@
 //! The circuit breaker: when it opens, for how long, which requests may probe, and which results are ignored.
 
 use super::{Answer, Plan, Stage, api, millis, secs};
+use bytes::Bytes;
+use http::{Method, Request};
 use tokio::time::sleep;
 
 /// No retries and no jitter: each request is one call, and all times are exact.
@@ -394,4 +396,65 @@ async fn a_retry_after_keeps_an_open_breaker_open_up_to_the_cap() {
         stage.then(|_| Plan::status(200));
         assert_eq!(stage.get("/").await.status, 200, "{headers:?}");
     }
+}
+
+fn request(method: &Method, path: &str) -> Request<Bytes> {
+    Request::builder().method(method).uri(path).body(Bytes::from_static(b"row")).unwrap()
+}
+
+/// The default policy has one endpoint for all methods. An upstream whose reads fail may still apply writes.
+#[tokio::test(start_paused = true)]
+async fn failing_reads_refuse_no_write_and_failing_writes_refuse_no_read() {
+    let failing = |reads: bool| {
+        Stage::new(&settings("failure_threshold = 5"), move |sent| {
+            Plan::status(if (sent.method == Method::GET) == reads { 500 } else { 200 })
+        })
+    };
+    let stage = failing(true);
+    for _ in 0..5 {
+        stage.get("/").await;
+    }
+    assert_eq!(stage.get("/").await.problem(), "breaker-open");
+    assert_eq!(stage.send(request(&Method::HEAD, "/")).await.status, 503, "every safe method counts as a read");
+    for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+        assert_eq!(stage.send(request(&method, "/")).await.status, 200, "{method}");
+    }
+    let stage = failing(false);
+    for _ in 0..5 {
+        stage.send(request(&Method::PUT, "/")).await;
+    }
+    assert_eq!(stage.send(request(&Method::POST, "/")).await.problem(), "breaker-open");
+    assert_eq!(stage.get("/").await.status, 200);
+}
+
+/// The limits are the upstream's: two breakers must not double them. A pause holds reads and writes back alike.
+#[tokio::test(start_paused = true)]
+async fn reads_and_writes_share_limits_and_pauses() {
+    let settings = api("retry = { max_attempts = 1 }\ndeadline = \"10ms\"\nattempt_timeout = \"5ms\"\n\
+                        limits = [{ requests = 4, period = \"1h\", burst = 4 }]");
+    let stage = Stage::new(&settings, |_| Plan::status(200));
+    for method in [Method::GET, Method::POST, Method::GET, Method::PUT] {
+        assert_eq!(stage.send(request(&method, "/")).await.status, 200, "{method}");
+    }
+    for method in [Method::GET, Method::POST] {
+        assert_eq!(stage.send(request(&method, "/")).await.problem(), "rate-limited", "{method}");
+    }
+    let settings = api("retry = { max_attempts = 1 }\n");
+    let stage = Stage::new(&settings, |_| Plan::asking(429, &[("retry-after", "60")]));
+    assert_eq!(stage.get("/").await.status, 429);
+    for method in [Method::GET, Method::POST] {
+        assert_eq!(stage.send(request(&method, "/")).await.problem(), "rate-limited", "{method}");
+    }
+    assert_eq!(stage.arrived(), 1);
+}
+
+/// An operator who names a group wants one breaker for all of it.
+#[tokio::test(start_paused = true)]
+async fn a_configured_group_has_one_breaker_for_reads_and_writes() {
+    let settings = api("retry = { max_attempts = 1 }\nbreaker = { failure_threshold = 5 }\ngroup = \"all\"");
+    let stage = Stage::new(&settings, |_| Plan::status(500));
+    for _ in 0..5 {
+        stage.get("/").await;
+    }
+    assert_eq!(stage.send(request(&Method::POST, "/")).await.problem(), "breaker-open");
 }

@@ -38,7 +38,9 @@ fn toml(upstream: &Scripted, folder: &std::path::Path) -> String {
     )
 }
 
-const CARD: &str = "document.querySelector('#breakers .card')";
+/// The breaker of the reads.
+const CARD: &str =
+    "[...document.querySelectorAll('#breakers .card')].find((card) => card.innerText.includes('(reads)'))";
 
 #[tokio::test]
 async fn a_breaker_trips_is_forced_and_a_policy_is_reloaded_before_the_eyes() {
@@ -64,8 +66,8 @@ async fn a_breaker_trips_is_forced_and_a_policy_is_reloaded_before_the_eyes() {
     }
     browser.until(&format!("{CARD}.dataset.state === 'open'")).await;
     let summary = browser.text("#summary").await;
-    assert_eq!(summary, "Breaker api/any is open: 6 failures in a row: answered 503.");
-    assert!(browser.text("#breakers .card").await.contains("✕ open"));
+    assert_eq!(summary, "Breaker api/any (reads) is open: 6 failures in a row: answered 503.");
+    assert_eq!(browser.value(&format!("{CARD}.innerText.includes('✕ open')")).await, true);
     assert!(browser.text("#events").await.contains("breaker opened"));
     // It also shows the cause: a failed request with its timeline.
     browser.until("document.querySelectorAll('#rough details').length > 0").await;

@@ -158,7 +158,7 @@ fn the_log_tells_of_retries_and_of_a_breaker_that_opens() {
     assert!(host.process.logs("Retrying").contains("attempt=3"));
     get(host.address, "/x");
     let line = host.process.logs("Circuit breaker state changed");
-    let state = "group=default/any state=\"open\" why=5 failures in a row";
+    let state = "group=default/any (reads) state=\"open\" why=5 failures in a row";
     assert!(line.contains(" WARN ") && line.contains(state), "{line}");
 }
 

@@ -13,7 +13,7 @@ mod timeline;
 
 pub(super) use conditions::{Condition, ConditionId, Severity};
 pub(super) use fleet::Phase as FleetPhase;
-pub(super) use groups::{Breaker, BreakerState, Budget, Limits, Shared, groups};
+pub(super) use groups::{Breaker, BreakerState, Budget, Limits, Requests, Shared, groups};
 pub(super) use policies::{Policy, Standing, policy};
 pub(super) use timeline::{Request, Summary, request, summary};
 

@@ -17,7 +17,7 @@ use crate::{
         histogram::{Histogram, Observed},
         metrics, process,
     },
-    upstream_runtime::UpstreamRuntime,
+    upstream_runtime::{Endpoint as RuntimeEndpoint, UpstreamRuntime},
 };
 use prometheus_client::{
     collector::Collector,
@@ -25,7 +25,12 @@ use prometheus_client::{
     metrics::exemplar::Exemplar,
     registry::Registry,
 };
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 use strum::{VariantArray as _, VariantNames as _};
 
 /// The sources of a scrape.
@@ -266,7 +271,9 @@ impl Sources {
     fn groups(&self, page: &mut Page<'_>) -> fmt::Result {
         let endpoints = self.services.iter().flat_map(|service| &service.endpoints);
         let groups: BTreeMap<&str, GroupStatus> =
-            endpoints.clone().map(|endpoint| (endpoint.group.name(), endpoint.group.view())).collect();
+            endpoints.clone().flat_map(RuntimeEndpoint::groups).map(|group| (group.name(), group.view())).collect();
+        // Safe requests share pause and adaptive rate with their endpoint's group.
+        let main: BTreeSet<&str> = endpoints.clone().map(|endpoint| endpoint.group.name()).collect();
         let breakers = || {
             groups.iter().filter_map(|(name, view)| view.breaker.as_ref().map(|breaker| (group_labels(name), breaker)))
         };
@@ -300,9 +307,13 @@ impl Sources {
         page.gauges(&metrics::LIMIT_TAKEN, limits.chain(own))?;
         let pauses = groups
             .iter()
+            .filter(|(name, _)| main.contains(*name))
             .map(|(name, view)| (group_labels(name), view.paused.map_or(0.0, |pause| pause.as_secs_f64())));
         page.gauges(&metrics::PAUSED, pauses)?;
-        let paces = || groups.iter().filter_map(|(name, view)| Some((group_labels(name), view.pace?)));
+        let paces = || {
+            let shown = groups.iter().filter(|(name, _)| main.contains(*name));
+            shown.filter_map(|(name, view)| Some((group_labels(name), view.pace?)))
+        };
         let rates = paces().filter_map(|(labels, pace)| Some((labels, pace.per_minute? / 60.0)));
         page.gauges(&metrics::ADAPTIVE_RATE, rates)?;
         page.counters(&metrics::ADAPTIVE_DECREASES, paces().map(|(labels, pace)| (labels, pace.decreases)))?;

@@ -118,7 +118,7 @@ async fn now(state: &AdminState) -> Arc<str> {
         rates,
         points,
         breakers: groups.iter().map(dto::Shared::breaker).collect(),
-        limits: groups.iter().map(dto::Shared::limits).collect(),
+        limits: groups.iter().filter_map(dto::Shared::limits).collect(),
         budgets: groups.iter().map(dto::Shared::budget).collect(),
         policies: shared.rollout.upstreams.iter().map(|serving| dto::policy(serving)).collect(),
         events: shared.events.latest(MAX_EVENTS).into_iter().map(dto::Event::from).collect(),

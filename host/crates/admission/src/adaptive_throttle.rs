@@ -8,7 +8,7 @@ use crate::{
         adaptive::{AdaptiveRate, DecreaseEpoch, Reservation, Settings},
     },
     state::group::{AttemptKind, EndpointSettings, PaceView, Refusal},
-    telemetry::{Events, FailureCause, RequestId},
+    telemetry::Events,
 };
 use parking_lot::Mutex;
 use std::{
@@ -139,11 +139,6 @@ impl Pace {
         }
         let now = self.clock.now();
         self.state.lock().pause(pause, now);
-    }
-
-    /// Notes a failure of an attempt of the group.
-    pub(super) fn failed(&self, request: RequestId, cause: FailureCause) {
-        self.events.failed(&self.group, request, cause);
     }
 
     pub(super) fn view(&self) -> Option<PaceView> {

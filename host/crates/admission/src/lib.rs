@@ -42,6 +42,16 @@ pub struct Group {
     pace: Arc<Pace>,
     /// The endpoint's own limits, in addition to the group's.
     own: Option<Backend>,
+    /// The group of safe requests, if these have a breaker of their own. Its limits are this group's.
+    reads: Option<Box<Group>>,
+    reporter: Arc<Reporter>,
+}
+
+/// Notes failures of a group's attempts for operators.
+#[derive(Debug)]
+struct Reporter {
+    group: String,
+    events: Arc<Events>,
 }
 
 /// The store of a group's state.
@@ -69,15 +79,15 @@ impl Group {
         GroupStatus { pace: self.pace.view(), ..view }
     }
 
-    /// Forces the breaker, that of the whole fleet with shared state. False: the group has no breaker.
+    /// Forces the breaker, and that of safe requests, for the whole fleet with shared state. False: the group has no breaker.
     ///
     /// # Errors
     /// [`LinkError`] if shared state cannot be reached; the command may or may not have been executed.
     pub async fn force(&self, force: Force) -> Result<bool, LinkError> {
-        match &self.gate {
-            Backend::Memory(gate) => Ok(gate.force(force)),
-            Backend::Redis(gate) => gate.force(force).await,
+        if let Some(reads) = &self.reads {
+            reads.gate.force(force).await?;
         }
+        self.gate.force(force).await
     }
 
     /// Applies an endpoint's settings after a reload. Counts stay: an open breaker stays open, and a used-up limit stays used up. Only a
@@ -85,6 +95,9 @@ impl Group {
     pub fn adopt(&self, endpoint: &EndpointSettings) {
         self.pace.adopt(endpoint);
         self.gate.adopt(endpoint.group.clone());
+        if let Some(reads) = &self.reads {
+            reads.gate.adopt(endpoint.reads().group);
+        }
         if let Some(own) = &self.own {
             own.adopt(endpoint.own.clone());
         }
@@ -94,6 +107,20 @@ impl Group {
     #[must_use]
     pub fn beside(self, own: Self) -> Self {
         Self { own: Some(own.gate), ..self }
+    }
+
+    /// The group with a breaker and a retry budget for safe requests alone, those of `reads`: a read that fails says nothing of writes.
+    /// Limits, pauses and the adaptive rate stay common. `endpoint`: the settings of this group.
+    #[must_use]
+    pub fn with_reads(self, reads: Self, endpoint: &EndpointSettings) -> Self {
+        let own = (!endpoint.group.limits.is_empty()).then(|| self.gate.clone());
+        let reads = Self { own, pace: Arc::clone(&self.pace), ..reads };
+        Self { reads: Some(Box::new(reads)), ..self }
+    }
+
+    /// The group of safe requests, if these have a breaker of their own.
+    pub fn reads(&self) -> Option<&Self> {
+        self.reads.as_deref()
     }
 
     /// The endpoint's own limits; empty if it has only the group's.
@@ -152,7 +179,8 @@ impl Groups {
         };
         let made = || Pace::new(name, self.clock, Arc::clone(&self.events), endpoint);
         let pace = Arc::clone(self.paces.lock().entry(name.to_owned()).or_insert_with(made));
-        Group { gate, pace, own: None }
+        let reporter = Arc::new(Reporter { group: name.to_owned(), events: Arc::clone(&self.events) });
+        Group { gate, pace, own: None, reads: None, reporter }
     }
 
     /// Waits until this host's reports have reached shared state. Their own timeouts bound the wait.
@@ -175,7 +203,7 @@ impl Group {
             None => (self.gate.acquire(ask, wait).await?, None),
             Some(own) => self.aligned(own, ask, wait).await?,
         };
-        Ok(Permit { reservation, own, paced, retry_after: None, pace: Arc::clone(&self.pace), cause: None })
+        Ok(Permit { reservation, own, paced, retry_after: None, reporter: Arc::clone(&self.reporter), cause: None })
     }
 
     /// Reserves the same moment in the group's and in the endpoint's own limits. A reservation used later than its moment would let a
@@ -228,19 +256,20 @@ impl Group {
     /// # Errors
     /// [`LinkError`] if shared state cannot be reached; the command may or may not have been executed.
     pub async fn lift_pause(&self) -> Result<bool, LinkError> {
-        match &self.gate {
-            Backend::Memory(gate) => Ok(gate.lift()),
-            Backend::Redis(gate) => gate.lift().await,
-        }
+        let reads = match &self.reads {
+            Some(reads) => reads.gate.lift().await?,
+            None => false,
+        };
+        Ok(self.gate.lift().await? || reads)
     }
 
     /// Delays every attempt of the group for a time, as the upstream asked.
     pub async fn pause(&self, pause: Duration) {
         self.pace.pause(pause);
-        match &self.gate {
-            Backend::Memory(gate) => gate.pause(pause),
-            Backend::Redis(gate) => gate.pause(pause).await,
+        if let Some(reads) = &self.reads {
+            reads.gate.pause(pause).await;
         }
+        self.gate.pause(pause).await;
     }
 }
 
@@ -255,8 +284,7 @@ pub struct Permit {
     paced: Option<Throttled>,
     /// How long the upstream says that it is unavailable.
     retry_after: Option<Duration>,
-    /// The group's name and events, for a failure's cause.
-    pace: Arc<Pace>,
+    reporter: Arc<Reporter>,
     /// The request, and what to note if the attempt counts as a failure.
     cause: Option<(RequestId, FailureCause)>,
 }
@@ -284,6 +312,27 @@ impl Backend {
             Self::Memory(gate) => HeldReservation::Memory(Arc::clone(gate), gate.acquire(ask, wait)?),
             Self::Redis(gate) => HeldReservation::Redis(Arc::clone(gate), gate.acquire(ask, wait).await?),
         })))
+    }
+
+    async fn force(&self, force: Force) -> Result<bool, LinkError> {
+        match self {
+            Self::Memory(gate) => Ok(gate.force(force)),
+            Self::Redis(gate) => gate.force(force).await,
+        }
+    }
+
+    async fn lift(&self) -> Result<bool, LinkError> {
+        match self {
+            Self::Memory(gate) => Ok(gate.lift()),
+            Self::Redis(gate) => gate.lift().await,
+        }
+    }
+
+    async fn pause(&self, pause: Duration) {
+        match self {
+            Self::Memory(gate) => gate.pause(pause),
+            Self::Redis(gate) => gate.pause(pause).await,
+        }
     }
 
     fn adopt(&self, settings: Settings) {
@@ -410,7 +459,7 @@ impl Permit {
         if let (BreakerSignal::Failure, Some((request, cause))) = (signal, self.cause)
             && self.counts()
         {
-            self.pace.failed(request, cause);
+            self.reporter.events.failed(&self.reporter.group, request, cause);
         }
         let report = Report { signal, took, retry_after: self.retry_after };
         match self.reservation.0.take() {

@@ -158,7 +158,11 @@ impl RequestContext {
             progress.recorder.refused(&problem);
             problem.into_response()
         });
-        progress.recorder.close(response.status().as_u16());
+        if self.caller_gone.as_ref().is_some_and(CallerGone::has_disconnected) {
+            progress.recorder.abandon();
+        } else {
+            progress.recorder.close(response.status().as_u16());
+        }
         match self.held.take().filter(MemoryReservation::is_limited) {
             Some(held) => response.map(|body| response::holding(body, held)),
             None => response,

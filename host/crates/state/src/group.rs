@@ -38,6 +38,16 @@ pub struct EndpointSettings {
     pub adaptive_rate: Option<adaptive::Settings>,
 }
 
+impl EndpointSettings {
+    /// Settings of the group of safe requests, whose limits are those of the whole group.
+    #[must_use]
+    pub fn reads(&self) -> Self {
+        let group = Settings { limits: Vec::new(), pybreaker: None, ..self.group.clone() };
+        let own = Settings { limits: Vec::new(), ..self.own.clone() };
+        Self { group, own, adaptive_rate: None }
+    }
+}
+
 /// The kind of an attempt: which of breaker, budget and limits apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "kebab-case")]

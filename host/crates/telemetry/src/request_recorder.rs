@@ -258,6 +258,9 @@ impl RequestRecorder {
         self.omitted += u32::try_from(self.steps.drain(most..).count()).unwrap_or(u32::MAX);
     }
 
+    /// Ends the recording of a request that went on without its caller: there is no response to count.
+    pub fn abandon(self) {}
+
     /// Ends the recording with the status of the response.
     pub fn close(mut self, code: u16) {
         self.status = Some(code);

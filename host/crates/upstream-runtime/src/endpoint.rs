@@ -41,6 +41,16 @@ impl Endpoint {
         self.settings.effect.unwrap_or_else(|| if holds { stated } else { Effect::of(method).max(stated) })
     }
 
+    /// The endpoint's group, and that of safe requests if these have one.
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        std::iter::once(&self.group).chain(self.group.reads())
+    }
+
+    /// The group whose breaker, budget and limits a request with this effect uses.
+    pub fn group_for(&self, effect: Effect) -> &Group {
+        self.group.reads().filter(|_| effect == Effect::Safe).unwrap_or(&self.group)
+    }
+
     /// Whether the upstream may commit a write late. Then equal writes are sent one at a time and claim what they made. This also holds for
     /// a generation without a grant, since another one with a grant may be searching for a match.
     pub fn commits_late(&self) -> bool {

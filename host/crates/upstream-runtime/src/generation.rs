@@ -6,7 +6,11 @@ use crate::{
     clock::{Clock, Timestamp},
     config::{self, settings},
     load,
-    policy::{Digest, Engine, Policy, signature::Keys},
+    policy::{
+        Digest, Engine, Policy,
+        contract::{self, Effect},
+        signature::Keys,
+    },
     registry::Registry,
     route::Router,
     state::group::EndpointSettings,
@@ -36,6 +40,18 @@ pub struct UpstreamRuntime {
     /// When the upstream last responded.
     pub wakefulness: Wakefulness,
     router: Router,
+}
+
+/// Whether safe requests get a breaker of their own: at an endpoint for every method, such as that of `http-standard`, failing reads would
+/// otherwise refuse writes that the upstream would have applied. An operator who names a group, or shares a pybreaker breaker, wants one
+/// breaker.
+fn has_reads_apart(described: &contract::Endpoint, effective: &settings::Endpoint) -> bool {
+    described.method.is_none()
+        && described.effect == Effect::Safe
+        && effective.effect.is_none()
+        && effective.group.is_none()
+        && effective.pybreaker.is_none()
+        && effective.breaker.is_some()
 }
 
 impl UpstreamRuntime {
@@ -104,6 +120,11 @@ impl UpstreamRuntime {
                 // Unique, because no endpoint or group has a slash in its name.
                 let own = format!("{}/{name}/{}", settings.name, described.name);
                 group = group.beside(group_of(&own, &effective.alone().group_settings()));
+            }
+            if has_reads_apart(&described, &effective) {
+                let own = effective.group_settings();
+                // Unique, because no endpoint or group has a space in its name.
+                group = group.with_reads(group_of(&format!("{}/{name} (reads)", settings.name), &own.reads()), &own);
             }
             endpoints.push(Endpoint {
                 policy_index: if index < description.endpoints.len() { Some(index) } else { catch_all },

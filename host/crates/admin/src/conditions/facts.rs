@@ -160,7 +160,7 @@ fn upstream(serving: &UpstreamPolicy, events: &Events, shed: u64) -> UpstreamFac
     });
     UpstreamFacts {
         breakers: groups.iter().map(|group| (group.breaker(), cause(group))).collect(),
-        limits: groups.iter().map(dto::Shared::limits).collect(),
+        limits: groups.iter().filter_map(dto::Shared::limits).collect(),
         policy: dto::policy(serving),
         shed,
         latest_failure: failures.max_by_key(|failure| failure.unix_ms),

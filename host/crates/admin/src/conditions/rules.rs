@@ -8,7 +8,7 @@ use super::{
     refusals,
 };
 use crate::{
-    dto::{Breaker, BreakerState, FleetPhase, Standing},
+    dto::{Breaker, BreakerState, FleetPhase, Requests, Standing},
     telemetry::{Event, FailureCause, Traffic},
 };
 
@@ -163,7 +163,11 @@ fn breaker_condition(breaker: &Breaker, cause: Option<FailureCause>) -> Option<F
         return None;
     }
     let subject = format!("{}/{}", breaker.upstream, breaker.group);
-    let of_endpoints = breaker.endpoints.join(", ");
+    let of_endpoints = match breaker.requests {
+        Requests::All => breaker.endpoints.join(", "),
+        Requests::Reads => format!("{} that only read", breaker.endpoints.join(", ")),
+        Requests::Writes => format!("{} that write", breaker.endpoints.join(", ")),
+    };
     if breaker.forced {
         let effect = match breaker.state {
             BreakerState::Closed => format!("sends requests to {of_endpoints} however many fail"),

@@ -1,11 +1,12 @@
 //! The JSON objects of an upstream's groups: breaker, rate limits and retry budget.
 
 use crate::{
+    admission::Group,
     breaker,
     clock::millis,
     state::group,
     telemetry::{self, Events, TripFailures},
-    upstream_runtime::UpstreamRuntime,
+    upstream_runtime::{Endpoint, UpstreamRuntime},
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ pub(crate) struct Breaker {
     pub(crate) group: String,
     /// The endpoints of the group.
     pub(crate) endpoints: Vec<String>,
+    #[schema(inline)]
+    pub(crate) requests: Requests,
     /// Whether the group has a breaker.
     pub(crate) enabled: bool,
     #[schema(inline)]
@@ -44,6 +47,15 @@ pub(crate) struct Breaker {
     pub(crate) probes_under_way: usize,
     /// Number of state changes so far.
     pub(crate) transitions: u64,
+}
+
+/// The requests that a breaker counts and refuses: all of its endpoints, the safe ones, or the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Requests {
+    All,
+    Reads,
+    Writes,
 }
 
 /// A failed attempt. Its request stays explainable until the breaker opens again.
@@ -162,7 +174,9 @@ pub(crate) struct Budget {
 /// A group of an upstream with the endpoints that share it.
 pub(crate) struct Shared<'a> {
     pub(crate) upstream: &'a str,
-    pub(crate) endpoints: Vec<&'a crate::upstream_runtime::Endpoint>,
+    pub(crate) endpoints: Vec<&'a Endpoint>,
+    /// Whether only safe requests belong to it. Then it has no limits of its own.
+    pub(crate) is_reads: bool,
     pub(crate) view: group::GroupStatus,
     /// The failures that opened the breaker, as far as this host saw them.
     pub(crate) trip: Option<TripFailures>,
@@ -170,17 +184,24 @@ pub(crate) struct Shared<'a> {
 
 /// Every group of an upstream.
 pub(crate) fn groups<'a>(service: &'a UpstreamRuntime, events: &Events) -> Vec<Shared<'a>> {
-    let mut groups: BTreeMap<&str, Vec<&crate::upstream_runtime::Endpoint>> = BTreeMap::new();
+    let mut groups: BTreeMap<&str, (&Group, bool, Vec<&Endpoint>)> = BTreeMap::new();
     for endpoint in &service.endpoints {
-        groups.entry(endpoint.group.name()).or_default().push(endpoint);
+        for (group, is_reads) in
+            std::iter::once((&endpoint.group, false)).chain(endpoint.group.reads().map(|reads| (reads, true)))
+        {
+            groups.entry(group.name()).or_insert_with(|| (group, is_reads, Vec::new())).2.push(endpoint);
+        }
     }
     let upstream = service.settings.name.as_str();
-    let views = groups.into_values().filter_map(|endpoints| Some((endpoints.first()?.group.view(), endpoints)));
     let trip = |view: &group::GroupStatus| {
         view.breaker.as_ref().and_then(|breaker| breaker.why)?;
         events.failures().trip(&view.group)
     };
-    views.map(|(view, endpoints)| Shared { upstream, endpoints, trip: trip(&view), view }).collect()
+    let shared = |(group, is_reads, endpoints): (&Group, bool, Vec<&'a Endpoint>)| {
+        let view = group.view();
+        Shared { upstream, endpoints, is_reads, trip: trip(&view), view }
+    };
+    groups.into_values().map(shared).collect()
 }
 
 impl Shared<'_> {
@@ -201,6 +222,11 @@ impl Shared<'_> {
             upstream: self.upstream.to_owned(),
             group: self.group(),
             endpoints: self.names(),
+            requests: match (self.is_reads, self.endpoints.iter().any(|own| own.group.reads().is_some())) {
+                (true, _) => Requests::Reads,
+                (false, true) => Requests::Writes,
+                (false, false) => Requests::All,
+            },
             enabled: view.is_some(),
             state: state.into(),
             why: view.as_ref().and_then(|view| view.why).map(|why| match &self.trip {
@@ -224,7 +250,12 @@ impl Shared<'_> {
         }
     }
 
-    pub(crate) fn limits(&self) -> Limits {
+    /// The rate limits; none for the group of safe requests, whose limits are those of its endpoint.
+    pub(crate) fn limits(&self) -> Option<Limits> {
+        (!self.is_reads).then(|| self.own_limits())
+    }
+
+    fn own_limits(&self) -> Limits {
         let limit = |own: &group::LimitView, endpoint: Option<&str>| LimitDto {
             endpoint: endpoint.map(str::to_owned),
             requests: own.quota.requests.get(),

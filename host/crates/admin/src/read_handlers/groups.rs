@@ -48,7 +48,8 @@ pub(crate) async fn breakers(State(state): State<AdminState>) -> Json<Vec<dto::B
     ),
 )]
 pub(crate) async fn limits(State(state): State<AdminState>) -> Json<Vec<dto::Limits>> {
-    every(&state, |group| group.limits())
+    let Json(all) = every(&state, |group| group.limits());
+    Json(all.into_iter().flatten().collect())
 }
 
 /// The retry budget of every group.
@@ -87,7 +88,9 @@ pub(crate) fn one_breaker(state: &AdminState, upstream: &str, endpoint: &str) ->
 }
 
 pub(crate) fn one_limits(state: &AdminState, upstream: &str, endpoint: &str) -> Result<dto::Limits, Refusal> {
-    one_group(state, upstream, endpoint, "/api/v1/limits", |group| group.limits())
+    let list = "/api/v1/limits";
+    let limits = one_group(state, upstream, endpoint, list, |group| group.limits())?;
+    limits.ok_or(Refusal::None { what: "such upstream or endpoint", list })
 }
 
 fn one_group<T>(

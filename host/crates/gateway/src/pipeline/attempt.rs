@@ -312,7 +312,7 @@ impl RequestContext {
             (false, _) => AttemptKind::Probe,
         };
         let group = match target {
-            AttemptTarget::Request => &self.endpoint().group,
+            AttemptTarget::Request => self.endpoint().group_for(self.effect),
             AttemptTarget::Verification(probe) => &self.verified_endpoint(probe).unwrap_or(self.endpoint()).group,
         };
         let bearable = self.remaining().saturating_sub(least);

@@ -2,13 +2,18 @@
 
 use crate::idempotency::Entry;
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Cancelled when the caller has gone.
 #[derive(Debug, Clone)]
 pub(crate) struct CallerGone {
     token: CancellationToken,
+    /// Whether the caller disconnected, as opposed to a caller that got an early response.
+    has_disconnected: Arc<AtomicBool>,
     entry: Arc<Mutex<Option<Arc<Entry>>>>,
 }
 
@@ -18,11 +23,16 @@ pub(crate) struct Waits(Option<CallerGone>);
 
 impl CallerGone {
     pub(crate) fn new() -> Self {
-        Self { token: CancellationToken::new(), entry: Arc::default() }
+        Self { token: CancellationToken::new(), has_disconnected: Arc::default(), entry: Arc::default() }
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
         self.token.is_cancelled()
+    }
+
+    /// Whether the caller disconnected before it got a response.
+    pub(crate) fn has_disconnected(&self) -> bool {
+        self.has_disconnected.load(Relaxed)
     }
 
     pub(crate) async fn cancelled(&self) {
@@ -64,6 +74,7 @@ impl Waits {
 impl Drop for Waits {
     fn drop(&mut self) {
         let Some(gone) = &self.0 else { return };
+        gone.has_disconnected.store(true, Relaxed);
         gone.token.cancel();
         if let Some(entry) = gone.entry() {
             entry.abandon();

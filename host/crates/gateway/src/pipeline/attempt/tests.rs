@@ -89,7 +89,7 @@ async fn a_write_that_its_host_cuts_off_is_no_failure_of_the_upstream() {
         let answer = host.call(write).await;
         assert_eq!(answer.status(), http::StatusCode::GATEWAY_TIMEOUT, "{case}: {answer:?}");
         assert_eq!(answer.headers()["triage-verdict"], "unknown", "{case}");
-        let answer = host.call(Request::get("/a").body(Bytes::new()).unwrap()).await;
+        let answer = host.call(Request::put("/a").body(Bytes::new()).unwrap()).await;
         assert_eq!(answer.status(), read, "{case}: {answer:?}");
     }
 }
