@@ -1,6 +1,13 @@
-// parcels: what went wrong, and whether to try again. The contract, with every field explained, is in wit/.
+// parcels: what went wrong, and whether to try again. The contract, with every field explained, is in wit/ and types/.
 
-/** Says what the policy is. */
+/**
+ * @import { Attempt, BreakerSignal, Class, Description, Header, Outcome, Verdict } from 'triage:policy/types@0.1.0'
+ */
+
+/**
+ * Says what the policy is.
+ * @returns {Description}
+ */
 export function describe() {
   return {
     name: 'parcels',
@@ -25,7 +32,10 @@ export function describe() {
   };
 }
 
-/** Takes the table `policy_settings` of the configuration, as JSON; a text that it throws refuses the policy. */
+/**
+ * Takes the table `policy_settings` of the configuration, as JSON; a text that it throws refuses the policy.
+ * @param {string} settings
+ */
 export function configure(settings) {
   try {
     JSON.parse(settings);
@@ -34,7 +44,12 @@ export function configure(settings) {
   }
 }
 
-/** Judges the outcome of one attempt. */
+/**
+ * Judges the outcome of one attempt.
+ * @param {Attempt} attempt
+ * @param {Outcome} outcome
+ * @returns {Verdict}
+ */
 export function decide(attempt, outcome) {
   if (outcome.tag === 'failure') {
     if (!outcome.val.sent) return retry('not-applied', 'failure', WAIT_MS, 'nothing was sent');
@@ -45,6 +60,7 @@ export function decide(attempt, outcome) {
   return hinted(judge(attempt, status, body, asked), attempt, headers, asked ?? WAIT_MS);
 }
 
+/** @returns {Verdict} */
 function judge(attempt, status, body, asked) {
   // An API that answers 200 while it still works on it.
   if (status === 200 && startsWith(body, 'PENDING')) return retry('not-applied', 'success', WAIT_MS, 'pending');
@@ -103,8 +119,10 @@ function askedMs(headers, nowUnixMs) {
 
 const value = (headers, name) => headers.find((header) => header.name === name)?.value.trim();
 
+/** @type {(what: Class, breaker: BreakerSignal, reason: string) => Verdict} */
 const deliver = (what, breaker, reason) => ({ class: what, breaker, next: { tag: 'deliver' }, reason });
 
+/** @type {(what: Class, breaker: BreakerSignal, delayMs: bigint, reason: string) => Verdict} */
 const retry = (what, breaker, delayMs, reason) => ({ class: what, breaker, next: { tag: 'retry', val: delayMs }, reason });
 
 // A body is bytes: a Uint8Array.

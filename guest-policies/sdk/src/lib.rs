@@ -22,14 +22,18 @@
 //! ```
 
 pub mod bindings;
+#[doc(hidden)]
+pub mod panics;
 pub mod retry;
 pub mod status;
+pub mod testing;
 pub mod verdict;
 
 pub use bindings::triage::policy::types::{
     Attempt, Defaults, Description, Effect, Endpoint, Failure, FailureKind, Header, HealthCall, Interest, Limit, Next,
     Outcome, Probe, Purpose, Replacement, Response, StatusRange, Verdict,
 };
+pub use serde;
 pub use serde_json as json;
 
 use serde::de::DeserializeOwned;
@@ -37,7 +41,18 @@ use std::cell::OnceCell;
 
 /// A policy: what it knows, and how it judges.
 pub trait Policy {
-    /// The operator's settings; `()` for none.
+    /// The operator's settings; `()` for none. The crate needs no `serde` of its own:
+    ///
+    /// ```
+    /// use triage_policy::serde::{self, Deserialize};
+    ///
+    /// #[derive(Default, Deserialize)]
+    /// #[serde(crate = "triage_policy::serde", default, deny_unknown_fields)]
+    /// struct Settings {
+    ///     wait_ms: u64,
+    /// }
+    /// # let _ = Settings::default().wait_ms;
+    /// ```
     type Settings: DeserializeOwned + Default + 'static;
 
     /// Says what the policy is.
@@ -114,6 +129,9 @@ macro_rules! export {
                 }
             }
             fn configure(settings: String) -> Result<(), String> {
+                // The host configures each fresh instance first.
+                #[cfg(target_arch = "wasm32")]
+                $crate::panics::keep();
                 KEPT.configure(&settings)
             }
             fn decide(attempt: $crate::Attempt, outcome: $crate::Outcome) -> $crate::Verdict {

@@ -61,3 +61,28 @@ fn in_doubt(attempt: &Attempt, delay_ms: u64) -> Verdict {
 }
 
 triage_policy::export!(Mine);
+
+/// `cargo test` runs these on this machine, in seconds and without a component.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use triage_policy::{
+        FailureKind, Next,
+        testing::{attempt, failure, response},
+    };
+
+    #[test]
+    fn a_write_that_may_have_been_done_is_not_sent_again() {
+        for outcome in [response(503, ""), failure(FailureKind::Reset, true)] {
+            let verdict = Mine::decide(&(), &attempt(Effect::Unsafe), &outcome);
+            assert!(matches!(verdict.next, Next::Deliver), "{outcome:?}");
+            assert_eq!(verdict.class, Class::Unknown);
+        }
+    }
+
+    #[test]
+    fn a_read_is_sent_again() {
+        let verdict = Mine::decide(&(), &attempt(Effect::Safe), &response(503, ""));
+        assert!(matches!(verdict.next, Next::Retry(WAIT_MS)));
+    }
+}

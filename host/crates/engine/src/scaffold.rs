@@ -22,14 +22,48 @@ const CONTRACT: [(&str, &str); 2] = [
 ];
 
 /// A copy of the SDK for the new policy, so that SDK and contract are those of this host.
-const SDK: [(&str, &str); 5] = [
+const SDK: [(&str, &str); 7] = [
     ("src/lib.rs", include_str!("../../../../guest-policies/sdk/src/lib.rs")),
     ("src/bindings.rs", include_str!("../../../../guest-policies/sdk/src/bindings.rs")),
+    ("src/panics.rs", include_str!("../../../../guest-policies/sdk/src/panics.rs")),
     ("src/retry.rs", include_str!("../../../../guest-policies/sdk/src/retry.rs")),
     ("src/status.rs", include_str!("../../../../guest-policies/sdk/src/status.rs")),
+    ("src/testing.rs", include_str!("../../../../guest-policies/sdk/src/testing.rs")),
     ("src/verdict.rs", include_str!("../../../../guest-policies/sdk/src/verdict.rs")),
 ];
 const SDK_MANIFEST: &str = include_str!("../../../../guest-policies/sdk/Cargo.toml");
+
+/// The versions of the dependencies, so that the same sources give the same component, and new policies share what cargo has compiled. cargo
+/// drops the packages that a new policy does not need.
+const LOCK: &str = include_str!("../../../../guest-policies/Cargo.lock");
+
+/// Types for editors, as the builders derive them from the contract.
+const TYPES_OF_JAVASCRIPT: [(&str, &str); 3] = [
+    ("jsconfig.json", include_str!("../../../../guest-policies/examples/javascript/jsconfig.json")),
+    ("types/policy.d.ts", include_str!("../../../../guest-policies/examples/javascript/types/policy.d.ts")),
+    (
+        "types/interfaces/triage-policy-types.d.ts",
+        include_str!("../../../../guest-policies/examples/javascript/types/interfaces/triage-policy-types.d.ts"),
+    ),
+];
+const TYPES_OF_PYTHON: [(&str, &str); 4] = [
+    (
+        "typings/componentize_py_types.pyi",
+        include_str!("../../../../guest-policies/examples/python/typings/componentize_py_types.pyi"),
+    ),
+    (
+        "typings/wit_world/__init__.pyi",
+        include_str!("../../../../guest-policies/examples/python/typings/wit_world/__init__.pyi"),
+    ),
+    (
+        "typings/wit_world/imports/__init__.pyi",
+        include_str!("../../../../guest-policies/examples/python/typings/wit_world/imports/__init__.pyi"),
+    ),
+    (
+        "typings/wit_world/imports/types.pyi",
+        include_str!("../../../../guest-policies/examples/python/typings/wit_world/imports/types.pyi"),
+    ),
+];
 
 /// Why no policy was written.
 #[derive(Debug, thiserror::Error)]
@@ -83,12 +117,21 @@ pub fn scaffold(parent: &Path, name: &str, language: Language) -> Result<PathBuf
     for (path, text) in CONTRACT {
         write(contract_in.join(path), text)?;
     }
+    let types: &[(&str, &str)] = match language {
+        Language::Rust => &[],
+        Language::JavaScript => &TYPES_OF_JAVASCRIPT,
+        Language::Python => &TYPES_OF_PYTHON,
+    };
+    for (path, text) in types {
+        write(folder.join(path), text)?;
+    }
     if language == Language::Rust {
         for (path, text) in SDK {
             // In this repository `wit/` is two levels above the SDK; in the new policy it is inside the SDK's crate.
             write(contract_in.join(path), &text.replace("path: \"../../wit\"", "path: \"wit\""))?;
         }
         write(contract_in.join("Cargo.toml"), SDK_MANIFEST)?;
+        write(folder.join("Cargo.lock"), LOCK)?;
     }
     Ok(folder)
 }
