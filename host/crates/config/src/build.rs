@@ -167,13 +167,8 @@ fn policies(stated: &Values, environment: &[(String, String)]) -> Policies {
         let found = environment.iter().find(|(own, value)| own == name && !value.is_empty());
         found.map(|(_, value)| PathBuf::from(value))
     };
-    let home = variable("HOME");
-    let below = |own: &str, usual: &str| variable(own).or_else(|| home.as_ref().map(|home| home.join(usual)));
-    let dir = stated.read("policies.cache_dir");
-    let dir = dir.or_else(|| below("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("triage/compiled")));
-    let key = below("XDG_STATE_HOME", ".local/state").map(|state| state.join("triage/cache.key"));
     let wanted = stated.read("policies.cache").unwrap_or(true);
-    let folders = dir.zip(key).map(|(dir, key)| CachePaths { dir, key });
+    let folders = CachePaths::of_user(stated.read("policies.cache_dir"), variable);
     let mut poll = Duration::from_secs(2);
     stated.fill("policies.poll", &mut poll);
     let mut compile_memory_bytes = 1 << 30;

@@ -3,14 +3,17 @@
 mod interpreted;
 mod rust;
 pub mod sources;
+mod syntax;
+mod target_folder;
 mod toolchain;
+mod user_folders;
 
 use super::{Digest, guest_language::Language};
-use rust::TARGET;
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
 };
+use toolchain::TARGET;
 
 /// A component that was built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,8 +83,16 @@ pub enum BuildError {
         source: io::Error,
     },
     /// The compiler refused the crate.
-    #[error("the crate does not compile; cargo said:\n{0}")]
-    Compile(String),
+    #[error("the crate does not compile; cargo's messages are above")]
+    Compile,
+    /// The source of a JavaScript or Python policy does not parse.
+    #[error("{file} does not parse:\n{said}")]
+    Syntax {
+        /// The source file.
+        file: &'static str,
+        /// The error with line and caret.
+        said: String,
+    },
     /// The builder of JavaScript or Python policies refused the source.
     #[error("the policy does not build; {tool} said:\n{said}")]
     Interpreted {

@@ -34,6 +34,17 @@ pub struct CachePaths {
     pub key: PathBuf,
 }
 
+impl CachePaths {
+    /// The paths of a user, the same for `serve` and for the commands: `triage/compiled` in the user's folder for caches, or `dir`, and the
+    /// key in the user's folder for state. None if the environment names no such folder. `variable` reads a variable of the environment.
+    pub fn of_user(dir: Option<PathBuf>, variable: impl Fn(&str) -> Option<PathBuf>) -> Option<Self> {
+        let below = |own: &str, usual: &str| variable(own).or_else(|| variable("HOME").map(|home| home.join(usual)));
+        let dir = dir.or_else(|| below("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("triage/compiled")))?;
+        let key = below("XDG_STATE_HOME", ".local/state")?.join("triage/cache.key");
+        Some(Self { dir, key })
+    }
+}
+
 /// A cache of compiled components.
 pub struct Cache {
     dir: PathBuf,
@@ -267,6 +278,39 @@ mod tests {
         assert!(paths.hits());
         assert_eq!(paths.load().description(), compiled.description());
         assert_eq!(fs::read_dir(paths.paths().dir).unwrap().count(), 1, "one entry for one component");
+    }
+
+    /// Tripwire: fails if loads do not use the cache.
+    #[test]
+    fn a_second_load_compiles_nothing() {
+        let folders = Folders::new();
+        let component = prebuilt::embedded("http-standard").unwrap();
+        let engine = || Engine::start().unwrap().caching(Cache::open(&folders.paths()).unwrap());
+        let only_cached = engine().only_cached();
+        let missing = Policy::load(&only_cached, component, &LoadOptions::default()).map(drop).unwrap_err();
+        assert_eq!(missing.to_string(), "the component is not compiled yet");
+        let compilations = |engine: Engine| {
+            Policy::load(&engine, component, &LoadOptions::default()).unwrap();
+            engine.compilations()
+        };
+        assert_eq!(compilations(engine()), 1);
+        assert_eq!(compilations(engine()), 0);
+        assert_eq!(compilations(only_cached), 0);
+    }
+
+    #[test]
+    fn the_paths_of_a_user_follow_the_variables_of_xdg() {
+        let paths = |dir: Option<&str>, variables: &[(&str, &str)]| {
+            let variable = |name: &str| variables.iter().find(|(own, _)| *own == name).map(|(_, value)| value.into());
+            CachePaths::of_user(dir.map(PathBuf::from), variable)
+        };
+        let expected = |dir: &str, key: &str| Some(CachePaths { dir: dir.into(), key: key.into() });
+        let home = ("HOME", "/h");
+        assert_eq!(paths(None, &[home]), expected("/h/.cache/triage/compiled", "/h/.local/state/triage/cache.key"));
+        let both = [home, ("XDG_CACHE_HOME", "/c"), ("XDG_STATE_HOME", "/s")];
+        assert_eq!(paths(None, &both), expected("/c/triage/compiled", "/s/triage/cache.key"));
+        assert_eq!(paths(Some("/d"), &both), expected("/d", "/s/triage/cache.key"));
+        assert_eq!(paths(Some("/d"), &[]), None, "no folder for the key");
     }
 
     #[test]

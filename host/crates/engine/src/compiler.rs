@@ -75,6 +75,9 @@ pub enum CompileError {
         /// The maximum size that this process accepts.
         limit_bytes: u64,
     },
+    /// The engine compiles nothing, and the cache does not have the component's code.
+    #[error("the component is not compiled yet")]
+    NotCached,
     /// The child ended without a result.
     #[error("the compiler ended without a result ({0}); build the component again, and report it")]
     Died(String),

@@ -2,10 +2,10 @@
 //! the tier on which it runs.
 
 use super::convert;
-use wasmparser::{Chunk, Parser, Payload};
+use wasmparser::{Chunk, ComponentTypeRef, Parser, Payload};
 
 /// The WIT package of the contract between host and policies.
-const PACKAGE: &str = "triage:policy";
+pub(super) const PACKAGE: &str = "triage:policy";
 /// The version of the contract in `wit/`.
 pub const VERSION: &str = "0.1.0";
 /// A component above this size contains an interpreter, which needs more memory, tables and modules than a compiled policy.
@@ -75,14 +75,15 @@ impl Contract {
 /// A component's size, and the names of its imports and exports.
 #[derive(Debug, Default)]
 pub(super) struct Outline {
-    names: Vec<String>,
+    pub(super) imports: Vec<String>,
+    pub(super) exports: Vec<String>,
     bytes: usize,
 }
 
 impl Outline {
     /// Reads the names of a component's own imports and exports. Stops at a part that does not parse: the engine's error then says more.
     pub(super) fn of(bytes: &[u8]) -> Self {
-        let mut outline = Self { names: Vec::new(), bytes: bytes.len() };
+        let mut outline = Self { bytes: bytes.len(), ..Self::default() };
         let (mut parser, mut rest) = (Parser::new(0), bytes);
         while let Ok(Chunk::Parsed { consumed, payload }) = parser.parse(rest, true) {
             let mut past = consumed;
@@ -91,10 +92,15 @@ impl Outline {
                 Payload::ModuleSection { unchecked_range: range, .. }
                 | Payload::ComponentSection { unchecked_range: range, .. } => past = past.saturating_add(range.len()),
                 Payload::ComponentImportSection(section) => {
-                    outline.take(section.into_iter().map_while(Result::ok).map(|import| import.name.name));
+                    let imports = section.into_iter().map_while(Result::ok);
+                    let named = imports.filter(|import| !matches!(import.ty, ComponentTypeRef::Type(_)));
+                    take(&mut outline.imports, named.map(|import| import.name.name));
                 }
                 Payload::ComponentExportSection(section) => {
-                    outline.take(section.into_iter().map_while(Result::ok).map(|export| export.name.name));
+                    take(
+                        &mut outline.exports,
+                        section.into_iter().map_while(Result::ok).map(|export| export.name.name),
+                    );
                 }
                 Payload::End(_) => break,
                 _ => {}
@@ -105,9 +111,8 @@ impl Outline {
         outline
     }
 
-    fn take<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
-        let remaining = MAX_NAMES.saturating_sub(self.names.len());
-        self.names.extend(names.take(remaining).map(str::to_owned));
+    fn names(&self) -> impl Iterator<Item = &String> {
+        self.imports.iter().chain(&self.exports)
     }
 
     /// The contract for which the component was built. A component that names none counts as 0.1; the check of its exports then refuses it.
@@ -115,7 +120,7 @@ impl Outline {
     /// # Errors
     /// [`OtherContract`] if this host has no adapter for the contract.
     pub(super) fn contract(&self) -> Result<Contract, OtherContract> {
-        let versions = self.names.iter().filter_map(|name| {
+        let versions = self.names().filter_map(|name| {
             let (interface, version) = name.split_once('@')?;
             interface.strip_prefix(PACKAGE)?.starts_with('/').then_some(version)
         });
@@ -124,9 +129,14 @@ impl Outline {
 
     /// The tier on which the component runs.
     pub(super) fn tier(&self) -> Tier {
-        let wasi = self.names.iter().any(|name| name.starts_with("wasi:"));
+        let wasi = self.names().any(|name| name.starts_with("wasi:"));
         if wasi || self.bytes > INTERPRETER_BYTES { Tier::Wasi } else { Tier::Sync }
     }
+}
+
+fn take<'a>(into: &mut Vec<String>, names: impl Iterator<Item = &'a str>) {
+    let remaining = MAX_NAMES.saturating_sub(into.len());
+    into.extend(names.take(remaining).map(str::to_owned));
 }
 
 #[cfg(test)]
@@ -142,7 +152,7 @@ mod tests {
     fn the_policies_at_hand_are_of_this_contract_and_fast() {
         for name in super::super::prebuilt::names() {
             let outline = Outline::of(super::super::prebuilt::embedded(name).unwrap());
-            assert!(outline.names.contains(&format!("{PACKAGE}/types@{VERSION}")), "{name}: {:?}", outline.names);
+            assert!(outline.imports.contains(&format!("{PACKAGE}/types@{VERSION}")), "{name}: {outline:?}");
             assert_eq!((outline.contract(), outline.tier()), (Ok(Contract::V0_1), Tier::Sync), "{name}");
         }
     }
@@ -167,7 +177,7 @@ mod tests {
         ] {
             let found = outline(&format!("(component (import \"{PACKAGE}/types@{version}\" (instance)))"));
             // An invalid version does not parse as a name.
-            if found.names.is_empty() {
+            if found.imports.is_empty() {
                 continue;
             }
             let other = newer.map(|newer| OtherContract { version: version.to_owned(), newer });

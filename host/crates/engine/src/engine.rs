@@ -1,7 +1,7 @@
 //! The wasmtime engines: one for each tier, each with a pool of instance slots. One thread counts milliseconds for both.
 
 use super::{
-    Cache, Compiler, Digest,
+    Cache, CompileError, Compiler, Digest,
     component_info::Tier,
     engine_config::{EngineError, for_tier},
     epoch_ticker::{Running, Ticker},
@@ -9,7 +9,11 @@ use super::{
     store_data::StoreData,
     wasi::{self, Wasi},
 };
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
+use tokio::time::Instant;
 use wasmtime::component::{Component, Linker};
 
 /// The engines of this process. Clones share them; their ticker ends with the last clone.
@@ -20,7 +24,19 @@ pub struct Engine {
     wasi: Arc<OnceLock<WasiEngine>>,
     ticker: Arc<Ticker>,
     cache: Option<Arc<Cache>>,
-    compiler: Option<Arc<Compiler>>,
+    compilation: Compilation,
+    compilations: Arc<AtomicU64>,
+}
+
+/// Where components are compiled.
+#[derive(Clone)]
+enum Compilation {
+    /// In this process.
+    Here,
+    /// In a process of its own.
+    Child(Arc<Compiler>),
+    /// Nowhere: only code from the cache is loaded.
+    Never,
 }
 
 /// The engine of `Tier::Wasi`, and the linker with the WASI functions that its guests may import.
@@ -55,7 +71,7 @@ impl Engine {
             }
         };
         let ticker = Ticker::start(tick).map_err(|error| EngineError(error.into()))?;
-        Ok(Self { sync, wasi, ticker, cache: None, compiler: None })
+        Ok(Self { sync, wasi, ticker, cache: None, compilation: Compilation::Here, compilations: Arc::default() })
     }
 
     /// Adds a cache of compiled code.
@@ -68,8 +84,20 @@ impl Engine {
     /// Compiles components in a process of their own from now on.
     #[must_use]
     pub fn compiling_with(mut self, compiler: Compiler) -> Self {
-        self.compiler = Some(Arc::new(compiler));
+        self.compilation = Compilation::Child(Arc::new(compiler));
         self
+    }
+
+    /// Compiles nothing from now on: a component whose code is not in the cache is refused with [`CompileError::NotCached`].
+    #[must_use]
+    pub fn only_cached(mut self) -> Self {
+        self.compilation = Compilation::Never;
+        self
+    }
+
+    /// The number of components that this engine and its clones compiled. Code from the cache does not count.
+    pub fn compilations(&self) -> u64 {
+        self.compilations.load(Ordering::Relaxed)
     }
 
     /// Counts a guest's call as running: epochs pass until the returned value is dropped.
@@ -101,15 +129,15 @@ impl Engine {
         bytes: &[u8],
     ) -> wasmtime::Result<Component> {
         let compile = || {
-            nesting_limit::check(bytes).map_err(wasmtime::Error::new)?;
-            let Some(compiler) = &self.compiler else { return Component::from_binary(engine, bytes) };
-            let code = compiler.compile(tier, bytes).map_err(wasmtime::Error::new)?.map_err(wasmtime::Error::msg)?;
-            // SAFETY: this very program wrote the code: `own_program` names it even if its file was replaced, and this process started it
-            // over pipes of its own. wasmtime also checks its own version and settings.
-            #[allow(unsafe_code)]
-            unsafe {
-                Component::deserialize(engine, code)
+            if matches!(self.compilation, Compilation::Never) {
+                return Err(wasmtime::Error::new(CompileError::NotCached));
             }
+            nesting_limit::check(bytes).map_err(wasmtime::Error::new)?;
+            let began = Instant::now();
+            let component = self.compile(engine, tier, bytes)?;
+            self.compilations.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(component = %digest.short(), took = ?began.elapsed(), "compiled");
+            Ok(component)
         };
         let Some(cache) = &self.cache else { return compile() };
         if let Some(component) = cache.load(engine, digest) {
@@ -118,5 +146,16 @@ impl Engine {
         let component = compile()?;
         cache.store(engine, digest, &component);
         Ok(component)
+    }
+
+    fn compile(&self, engine: &wasmtime::Engine, tier: Tier, bytes: &[u8]) -> wasmtime::Result<Component> {
+        let Compilation::Child(compiler) = &self.compilation else { return Component::from_binary(engine, bytes) };
+        let code = compiler.compile(tier, bytes).map_err(wasmtime::Error::new)?.map_err(wasmtime::Error::msg)?;
+        // SAFETY: this very program wrote the code: `own_program` names it even if its file was replaced, and this process started it
+        // over pipes of its own. wasmtime also checks its own version and settings.
+        #[allow(unsafe_code)]
+        unsafe {
+            Component::deserialize(engine, code)
+        }
     }
 }

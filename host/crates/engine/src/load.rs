@@ -73,21 +73,7 @@ impl Component {
     ) -> Result<(Self, Description), LoadError> {
         #[cfg(any(test, feature = "panic-injection"))]
         panic_if_marked("load", bytes);
-        if bytes.len() > COMPONENT_BYTES {
-            return Err(LoadError::TooLarge { bytes: bytes.len() });
-        }
-        if bytes.starts_with(b"\x7fELF") {
-            return Err(LoadError::Precompiled);
-        }
-        // The engine's error would quote the first bytes. A file put here by mistake may begin with a secret.
-        if !bytes.starts_with(b"\0asm") {
-            return Err(LoadError::Invalid(wasmtime::Error::msg("it does not begin with WebAssembly's magic number")));
-        }
-        if bytes.starts_with(b"\0asm\x01\0\0\0") {
-            return Err(LoadError::CoreModule);
-        }
-        let outline = Outline::of(bytes);
-        let contract = outline.contract()?;
+        let (outline, contract) = outline(bytes)?;
         match contract {
             // The adapter of an older contract would be linked here.
             Contract::V0_1 => {}
@@ -140,6 +126,26 @@ impl Component {
     pub(super) fn contract(&self) -> Contract {
         self.contract
     }
+}
+
+/// Checks that the bytes are a component for a contract of this host, without compiling it.
+pub(super) fn outline(bytes: &[u8]) -> Result<(Outline, Contract), LoadError> {
+    if bytes.len() > COMPONENT_BYTES {
+        return Err(LoadError::TooLarge { bytes: bytes.len() });
+    }
+    if bytes.starts_with(b"\x7fELF") {
+        return Err(LoadError::Precompiled);
+    }
+    // The engine's error would quote the first bytes. A file put here by mistake may begin with a secret.
+    if !bytes.starts_with(b"\0asm") {
+        return Err(LoadError::Invalid(wasmtime::Error::msg("it does not begin with WebAssembly's magic number")));
+    }
+    if bytes.starts_with(b"\0asm\x01\0\0\0") {
+        return Err(LoadError::CoreModule);
+    }
+    let outline = Outline::of(bytes);
+    let contract = outline.contract()?;
+    Ok((outline, contract))
 }
 
 fn linked<T: 'static>(

@@ -1,13 +1,13 @@
 //! `triage policy bench`: measures the time of a decision.
 
-use anyhow::{Context as _, Result, bail};
+use super::component::{CacheOptions, load, read};
+use anyhow::{Result, bail};
 use http::{HeaderMap, Method, StatusCode};
 use std::{fmt, path::Path, sync::Arc, time::Duration};
 use tokio::time::Instant;
-use triage_bounded_file as bounded_file;
 use triage_core::rounded::Rounded;
 use triage_engine::{
-    COMPONENT_BYTES, Engine, LoadOptions, Policy,
+    LoadOptions, Policy,
     contract::{Attempt, Effect, Failure, FailureKind, Outcome, Purpose},
 };
 
@@ -44,15 +44,13 @@ impl fmt::Display for Times {
 }
 
 /// Measures and returns a report.
-pub fn run(component: &Path, decisions: u32) -> Result<String> {
-    let bytes = bounded_file::read(component, COMPONENT_BYTES)
-        .with_context(|| format!("{} cannot be read", component.display()))?;
-    let engine = Engine::start()?;
+pub fn run(component: &Path, decisions: u32, cache: &CacheOptions) -> Result<String> {
+    let bytes = read(component)?;
+    let engine = cache.engine()?;
     let mut report = String::new();
     for (kind, reuse_instances) in [("a fresh instance each", false), ("reused instances", true)] {
         let loading = LoadOptions { reuse_instances, ..LoadOptions::default() };
-        let policy =
-            Policy::load(&engine, &bytes, &loading).with_context(|| format!("{} is refused", component.display()))?;
+        let policy = load(&engine, component, &bytes, &loading)?;
         report.push_str(&measured(kind, &policy, decisions)?.to_string());
     }
     Ok(report)

@@ -1,6 +1,9 @@
 //! `triage policy push`: publishes a component in an OCI registry.
 
-use super::announce;
+use super::{
+    announce,
+    component::{CacheOptions, load, read},
+};
 use crate::command::remote::Remote;
 use anyhow::{Context as _, Result, ensure};
 use std::{
@@ -8,8 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
-use triage_bounded_file as bounded_file;
-use triage_engine::{Engine, LoadOptions, Policy, golden_tests, signature::companions};
+use triage_engine::{LoadOptions, Policy, golden_tests, signature::companions};
 use triage_registry::{Credentials, Publication, Registry, Target};
 
 /// The component and its target.
@@ -33,18 +35,17 @@ pub struct Options {
     #[arg(long, value_name = "UPSTREAM")]
     announce: Option<String>,
     #[command(flatten)]
+    cache: CacheOptions,
+    #[command(flatten)]
     remote: Remote,
 }
 
 /// Pushes, prints the reference for the configuration, and announces it if requested.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let shown = options.component.display();
-    let component = bounded_file::read(&options.component, triage_engine::COMPONENT_BYTES)
-        .with_context(|| format!("{shown} cannot be read"))?;
+    let component = read(&options.component)?;
     // Do not publish a component that no host would load.
     let loading = LoadOptions { settings: options.settings.clone(), ..LoadOptions::default() };
-    let policy =
-        Policy::load(&Engine::start()?, &component, &loading).with_context(|| format!("{shown} is refused"))?;
+    let policy = load(&options.cache.engine()?, &options.component, &component, &loading)?;
     let cases = cases(&options.component, &policy)?;
     let [signature, _] = companions(&options.component);
     let signature = if signature.exists() {

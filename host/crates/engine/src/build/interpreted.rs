@@ -1,6 +1,6 @@
 //! Builds JavaScript with componentize-js and Python with componentize-py. Each builder is installed once, into its own folder.
 
-use super::BuildError;
+use super::{BuildError, syntax, user_folders};
 use crate::guest_language::Language;
 use std::{
     fs, io,
@@ -47,11 +47,15 @@ const COMPONENTIZE_PY: Builder = Builder {
 pub(super) fn component(language: Language, dir: &Path) -> Result<Vec<u8>, BuildError> {
     let contract = contract(dir)?;
     let builder = if language == Language::Python { COMPONENTIZE_PY } else { COMPONENTIZE_JS };
-    let tools = builder.installed(&tools()?)?;
+    let dir = dir.canonicalize().map_err(|source| BuildError::File { path: dir.to_owned(), source })?;
+    if let Some(said) = syntax::error(language, &dir, Builder::command(builder.program)) {
+        return Err(BuildError::Syntax { file: language.source(), said });
+    }
+    let tools = builder.installed(&user_folders::in_cache("tools").ok_or(BuildError::NoFolder)?)?;
     // Run the builders in a temporary folder: they write other files too.
     let work = tempfile::tempdir().map_err(|source| BuildError::File { path: std::env::temp_dir(), source })?;
     let out = work.path().join("policy.wasm");
-    let dir = dir.canonicalize().map_err(|source| BuildError::File { path: dir.to_owned(), source })?;
+    tracing::info!("packing {} with {}", language.source(), builder.named());
     let mut command = Builder::command(builder.program);
     match language {
         Language::Python => {
@@ -138,15 +142,6 @@ impl Builder {
             Err(source) => Err(failed(source)),
         }
     }
-}
-
-/// This user's folder for tools.
-fn tools() -> Result<PathBuf, BuildError> {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    variable("XDG_CACHE_HOME")
-        .or_else(|| variable("HOME").map(|home| home.join(".cache")))
-        .map(|cache| cache.join("triage/tools"))
-        .ok_or(BuildError::NoFolder)
 }
 
 /// The `wit/` folder for a policy: its own copy, or that of the repository around it.

@@ -1,16 +1,19 @@
 //! Finds a Rust compiler that has, or can build, a standard library for WebAssembly.
 
-use super::TARGET;
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
     process::Command,
 };
 
+/// The target of policies.
+pub(super) const TARGET: &str = "wasm32-unknown-unknown";
+
 /// A cargo with the flags and the environment that compile for WebAssembly.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Toolchain {
     pub(super) cargo: PathBuf,
+    pub(super) compiler: &'static str,
     pub(super) flags: &'static [&'static str],
     pub(super) environment: Vec<(&'static str, OsString)>,
 }
@@ -57,14 +60,14 @@ impl Toolchain {
 
     fn choose(found: Found) -> Option<Self> {
         if found.installed_target {
-            return Some(Self { cargo: "cargo".into(), flags: &[], environment: Vec::new() });
+            return Some(Self { cargo: "cargo".into(), compiler: "rustc", flags: &[], environment: Vec::new() });
         }
         let linker = found.linker.filter(|_| found.debian)?;
         Some(Self {
             cargo: DEBIAN[1].into(),
+            compiler: DEBIAN[0],
             flags: &["-Zbuild-std=std,panic_abort"],
             environment: vec![
-                ("RUSTC", DEBIAN[0].into()),
                 ("RUSTC_BOOTSTRAP", "1".into()),
                 ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker.into()),
             ],
@@ -72,8 +75,7 @@ impl Toolchain {
     }
 }
 
-/// The crate's workspace, or the crate itself. The policies of a workspace share its target folder, so that the standard library is built
-/// once.
+/// The folder of the crate's workspace, or of the crate itself.
 pub(super) fn workspace(dir: &Path) -> PathBuf {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let is_workspace = |folder: &&Path| {
