@@ -2,7 +2,7 @@
 
 use crate::support::{
     front::Front,
-    scripted::{Scripted, status},
+    scripted::{Scripted, ok, status},
     stage::{Stage, prebuilt},
 };
 use std::{fs, time::Duration};
@@ -145,7 +145,7 @@ async fn a_component_from_the_folder_must_be_trusted_before_it_settles_writes() 
         message.ends_with(
             ") serves; it may not settle unknown writes until you trust it: set \
              `upstreams.api.endpoints.create-hospital.settle = true`, \
-             `upstreams.api.endpoints.activate-batch.settle = true` and start again"
+             `upstreams.api.endpoints.activate-batch.settle = true`, and send the host SIGHUP; no restart is needed"
         ),
         "{event}"
     );
@@ -165,4 +165,31 @@ async fn a_component_that_a_configuration_names_must_be_trusted_too_and_keys_say
         "[upstreams.api.endpoints.create-hospital]\nsettle = true\n[upstreams.api.endpoints.activate-batch]\nsettle = true\n",
     );
     assert_eq!(trusted.host().policy_events("api").unwrap(), [], "nothing is left to say");
+}
+
+/// The event of the load says that SIGHUP applies `settle`; the host does not start again for it.
+#[tokio::test]
+async fn a_reload_of_the_configuration_lets_a_loaded_component_settle_writes() {
+    let upstream =
+        Scripted::start(|seen| if seen.line().starts_with("get / ") { ok("", "{}") } else { status(503) }).await;
+    let file = prebuilt("hospital-directory");
+    let text = |keys: &str| {
+        format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nworkers = 1\n[admin]\nlisten = \"off\"\n[upstreams.api]\nbase_url = \"{}\"\n\
+             policy = {:?}\n[upstreams.api.endpoints.create-hospital]\ndeadline = \"8s\"\nattempt_timeout = \"1s\"\n{keys}",
+            upstream.url(),
+            file.display().to_string()
+        )
+    };
+    let settings = |keys: &str| triage_config::from_toml(&text(keys)).unwrap_or_else(|problems| panic!("{problems}"));
+    let front = Front::start(&text(""));
+    let body = r#"{"name":"A","address":"B","creation_batch_id":"7d3c5a52-0000-4000-8000-000000000001"}"#;
+    let create = || front.send("POST", "/hospitals/", "content-type: application/json\r\n", body);
+    let verifications =
+        || upstream.seen().iter().filter(|seen| seen.line().starts_with("get /hospitals/batch/")).count();
+    create().await;
+    assert_eq!(verifications(), 0, "without a grant");
+    front.host().reload(&triage_config::reload(&settings(""), &settings("settle = true\n")).unwrap()).unwrap();
+    create().await;
+    assert!(verifications() > 0, "{:?}", upstream.seen());
 }

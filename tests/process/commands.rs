@@ -108,7 +108,8 @@ fn a_new_policy_is_built_tested_and_served() {
     let message = within(&["policy", "new", "parcels"]);
     assert!(message.contains("triage policy build parcels\n  triage policy test parcels/parcels.wasm\n"), "{message}");
     within(&["policy", "build", "parcels"]);
-    assert_eq!(within(&["policy", "test", "parcels/parcels.wasm"]), "11 cases pass\n");
+    let passed = "11 cases pass, and the host would follow each verdict\n";
+    assert_eq!(within(&["policy", "test", "parcels/parcels.wasm"]), passed);
     let inspected = within(&["policy", "inspect", "parcels/parcels.wasm"]);
     let last = "  any: * /{*rest} (reads response headers retry-after, retry-after-ms, x-ms-retry-after-ms, \
                 x-should-retry, stripe-should-retry, 200 bytes of the response)\n";
@@ -129,7 +130,102 @@ fn policy_test_reports_a_case_that_differs_and_fails() {
     std::fs::write(&cases, format!("{head}\nGET,/a,request,1,no,,,200,,,,,unknown,,,,,,doubt\n")).unwrap();
     let ended = run(&["policy", "test", component.to_str().unwrap(), "--cases", cases.to_str().unwrap()]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.err.contains("line 2: GET /a 200 (doubt): class \"applied\", not \"unknown\""), "{ended:?}");
+    assert!(ended.err.contains("wrong.csv:2: GET /a 200 (doubt): class \"applied\", not \"unknown\""), "{ended:?}");
+}
+
+/// The verdict is as the case has it, but the host would not repeat the write.
+#[test]
+fn policy_test_reports_a_verdict_that_the_host_would_not_follow() {
+    let folder = tempfile::tempdir().unwrap();
+    let component = crate::support::stage::prebuilt("liar");
+    let cases = folder.path().join("a.csv");
+    let test = |rows: &str, more: &[&str]| {
+        std::fs::write(&cases, format!("method,path,condition,class,next,clamped,note\n{rows}")).unwrap();
+        let all = ["policy", "test", component.to_str().unwrap(), "--cases", cases.to_str().unwrap()];
+        run(&[&all[..], more].concat())
+    };
+    let ended = test("POST,/a,500,not-applied,retry,,again\n", &[]);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{ended:?}");
+    let told = format!(
+        "triage: 1 of 1 cases differ:\n{}:2: POST /a 500 (again): the host would not follow this: effect: the write may have been \
+         applied, and nothing proves that it was not; instead the caller gets the upstream's answer, and the effect counts as unknown\n",
+        cases.display()
+    );
+    assert_eq!(ended.err, told);
+    let expected = test("POST,/a,500,not-applied,retry,effect,again\n", &[]);
+    assert_eq!(expected.code, Some(0), "{expected:?}");
+    let trusted = test("POST,/a,500,not-applied,retry,effect,again\n", &["--settle"]);
+    assert!(
+        trusted.err.contains("clamped \"no\", not \"effect\": the host would follow this, and it sends"),
+        "{trusted:?}"
+    );
+    let empty = test("", &[]);
+    assert_eq!(empty.code, Some(1), "{empty:?}");
+    assert!(empty.err.ends_with("a.csv:1: there is no case: each line below the header is one\n"), "{empty:?}");
+}
+
+#[test]
+fn policy_check_finds_what_repeats_a_write_without_proof_and_what_fails() {
+    let check = |name: &str, more: &[&str]| {
+        let component = crate::support::stage::prebuilt(name).display().to_string();
+        run(&[&["policy", "check", &component], more].concat())
+    };
+    let good = check("http-standard", &[]);
+    assert_eq!(good.code, Some(0), "{good:?}");
+    assert!(
+        good.out.ends_with("no verdict frees a key or repeats a write without proof, and no decision fails\n"),
+        "{good:?}"
+    );
+    let liar = check("liar", &[]);
+    assert_eq!(liar.code, Some(1), "{liar:?}");
+    let repeats = "\nwith `settle = true` the host would repeat a write without proof that it was not applied:\n  any, unsafe: \
+                   200-306, 309-399, 408, 460, 499-500, 502-504, 506-510, 512-599, send+sent, reset+sent, timeout+sent, \
+                   protocol+sent, body+sent [nothing unknown before]: not-applied, retry; it sends the request again\n";
+    assert!(liar.out.contains(repeats), "{}", liar.out);
+    assert!(liar.out.contains("\nthe host would not follow:\n"), "{}", liar.out);
+    let trap = check("trap", &["--json"]);
+    assert_eq!(trap.code, Some(1), "{trap:?}");
+    let report: serde_json::Value = serde_json::from_str(&trap.out).unwrap();
+    let finding = &report["findings"][0];
+    assert_eq!((&finding["kind"], &finding["endpoint"]), (&"fault".into(), &"any".into()), "{finding}");
+    assert!(finding["says"].as_str().unwrap().starts_with("the policy trapped"), "{finding}");
+    assert_eq!(finding["outcomes"][0], "100-600", "{finding}");
+}
+
+/// Tripwire: fails if the commands compile a component again that they compiled before.
+#[test]
+fn a_component_is_compiled_once_for_all_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let component = crate::support::stage::prebuilt("http-standard");
+    let cases = folder.path().join("a.csv");
+    std::fs::write(&cases, "method,path,condition,class\nGET,/a,200,applied\n").unwrap();
+    let cache = folder.path().join("compiled");
+    let command = |name: &str, more: &[&str]| {
+        let all = ["policy", name, component.to_str().unwrap(), "--cache-dir", cache.to_str().unwrap()];
+        let mut command = triage(&[&all[..], more].concat());
+        let state = folder.path().join("state");
+        let ended = Triage::start(command.env("XDG_STATE_HOME", state).env("TRIAGE_LOG", "triage=debug")).ended();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        ended
+    };
+    let compiles = |ended: &super::child::Ended| ended.err.matches("compiled component=").count();
+    let unknown = command("inspect", &[]);
+    assert_eq!(compiles(&unknown), 0, "{unknown:?}");
+    assert!(
+        unknown
+            .out
+            .ends_with("name and endpoints: not known before its first `triage policy test`, which compiles it\n"),
+        "{unknown:?}"
+    );
+    let with_cases = ["--cases", cases.to_str().unwrap()];
+    let first = command("test", &with_cases);
+    assert_eq!(compiles(&first), 1, "{first:?}");
+    let second = command("test", &with_cases);
+    assert_eq!(compiles(&second), 0, "{second:?}");
+    assert_eq!(compiles(&command("bench", &["-n", "10"])), 0);
+    let known = command("inspect", &[]);
+    assert_eq!(compiles(&known), 0);
+    assert!(known.out.starts_with("http-standard ") && known.out.contains("\n  any: * /{*rest} ("), "{known:?}");
 }
 
 #[test]

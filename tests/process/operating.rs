@@ -255,6 +255,27 @@ fn the_log_holds_nothing_that_was_sent() {
     assert!(!ended.err.contains("s3cret") && !ended.out.contains("s3cret"), "{ended:?}");
 }
 
+/// The commands of the book's page on operation that act on a breaker or a limit, with the names of the quick start's host.
+#[test]
+fn the_books_commands_for_breakers_and_limits_work_as_printed() {
+    let page = include_str!("../../host/docs/src/operation/admin.md");
+    let begins = ["triage breakers ", "triage limits "];
+    let lines = page.lines().filter(|line| begins.iter().any(|begin| line.starts_with(begin)) && !line.contains("--watch"));
+    let host = host(&["--upstream", &failing(), "--policy", "hospital-directory"]);
+    let mut played = 0;
+    for line in lines {
+        let mut shell = std::process::Command::new("sh");
+        shell.arg("-c").arg(format!("triage() {{ \"$PROGRAM\" \"$@\"; }}\n{line}"));
+        let output = shell.env("PROGRAM", env!("CARGO_BIN_EXE_triage")).env("TRIAGE_ADMIN_URL", &host.admin).output();
+        let output = output.unwrap();
+        // Nothing is paused here: the host knows the endpoint and says so.
+        let is_idle = String::from_utf8_lossy(&output.stderr).contains("there is nothing to lift");
+        assert!(output.status.success() || is_idle, "{line}: {output:?}");
+        played += 1;
+    }
+    assert!(played >= 3, "only {played} commands were found");
+}
+
 /// As described in the book: recorded from a running host, replayed through another policy.
 #[test]
 fn decisions_are_recorded_and_replayed() {
@@ -295,6 +316,17 @@ fn decisions_are_recorded_and_replayed() {
     let other = replay(concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-policies/prebuilt/always-retry.wasm"));
     assert_eq!(other.code, Some(1), "{other:?}");
     assert!(other.out.contains("\n3 verdicts differ:\n"), "{other:?}");
+    // This policy reads header values, which the recording without contents lacks.
+    let nothing = run(&["policy", "replay", &trace, "--policy", "hospital-directory"]);
+    assert_eq!(nothing.code, Some(1), "{nothing:?}");
+    assert!(
+        nothing.out.contains("\n0 of 3 decisions replayed in ") && nothing.out.ends_with("no verdict was compared\n"),
+        "{nothing:?}"
+    );
+    assert_eq!(
+        nothing.err,
+        "triage: none of the 3 decisions could be compared, so this replay shows nothing about the candidate\n"
+    );
     let broken = file("broken.jsonl");
     std::fs::write(&broken, "{}\n").unwrap();
     let broken = run(&["policy", "replay", &broken, "--policy", "fhir"]);

@@ -2,27 +2,21 @@
 
 mod announce;
 mod bench;
+mod check;
+mod component;
+mod inspect;
 mod push;
 mod remote_policy;
 mod replay;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, anyhow};
 use clap::Subcommand;
+use component::{CacheOptions, read_cases};
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
 };
-use triage_bounded_file as bounded_file;
-use triage_engine::{
-    COMPONENT_BYTES, Contract, Engine, LoadOptions, Policy, Tier, build,
-    contract::Endpoint,
-    golden_tests,
-    guest_language::Language,
-    scaffold,
-    signature::{self, KeySource, Keys},
-};
+use triage_engine::{LoadOptions, build, golden_tests, guest_language::Language, scaffold};
 
 /// The guest languages, as named on the command line.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -56,7 +50,7 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t = Lang::Rust)]
         lang: Lang,
     },
-    /// Run a component's cases (NAME.cases.csv beside it) through the engine and print the differences
+    /// Run a component's cases (NAME.cases.csv beside it) and print verdicts that differ, or that the host would not follow
     Test {
         /// The component
         component: PathBuf,
@@ -66,15 +60,17 @@ pub enum Command {
         /// A JSON table for the policy's `configure`
         #[arg(long, value_name = "JSON", default_value = "{}")]
         settings: String,
+        /// Play the cases as if the operator trusted the policy to settle unknown writes (`settle = true`)
+        #[arg(long)]
+        settle: bool,
+        #[command(flatten)]
+        cache: CacheOptions,
     },
-    /// Show a component's digest, size, signature, contract, tier and endpoints, and the parts that it reads of each
-    Inspect {
-        /// The component
-        component: PathBuf,
-        /// A minisign public key that may have signed it: `RW...`, or a .pub file
-        #[arg(long, value_name = "KEY")]
-        key: Vec<KeySource>,
-    },
+    /// Try a component with every status, failure and effect, and list the verdicts that the host would not follow, and those that
+    /// would free a key or repeat a write without proof
+    Check(check::Options),
+    /// Show a component's digest, size, signature, contract, tier and imports, and its endpoints if it was compiled before
+    Inspect(inspect::Options),
     /// Measure a component's decisions: fresh and reused instances, over its cases and usual answers
     Bench {
         /// The component
@@ -82,6 +78,8 @@ pub enum Command {
         /// Decisions of each kind
         #[arg(short = 'n', long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
         decisions: u32,
+        #[command(flatten)]
+        cache: CacheOptions,
     },
     /// Replay a trace of `triage record` through a component and print the verdicts that differ
     Replay(replay::Options),
@@ -108,24 +106,23 @@ pub enum Command {
     Serving(remote_policy::Command),
 }
 
-/// Maximum size of a cases file.
-const MAX_CASES_BYTES: u64 = 4 << 20;
-
 impl Command {
     /// Runs the subcommand.
     pub fn run(self) -> Result<ExitCode> {
         match self {
             Self::Serving(command) => return command.run(),
             Self::New { name, lang } => begin(&name, lang.into())?,
-            Self::Test { component, cases, settings } => {
+            Self::Test { component, cases, settings, settle, cache } => {
                 let cases = cases.unwrap_or_else(|| component.with_extension("cases.csv"));
-                let policy = load(&component, settings)?;
-                let text = bounded_file::read_text(&cases, MAX_CASES_BYTES)
-                    .with_context(|| format!("{} cannot be read", cases.display()))?;
-                println!("{} cases pass", golden_tests::play(&policy, &text)?);
+                let policy = cache.load(&component, &LoadOptions { settings, ..LoadOptions::default() })?;
+                let text = read_cases(&cases)?;
+                let played = golden_tests::play_clamped(&policy, &text, settle)
+                    .map_err(|error| anyhow!(error.in_file(&cases.display().to_string())))?;
+                println!("{played} cases pass, and the host would follow each verdict");
             }
-            Self::Inspect { component, key } => inspect(&component, &key)?,
-            Self::Bench { component, decisions } => print!("{}", bench::run(&component, decisions)?),
+            Self::Check(options) => return check::run(&options),
+            Self::Inspect(options) => inspect::run(&options)?,
+            Self::Bench { component, decisions, cache } => print!("{}", bench::run(&component, decisions, &cache)?),
             Self::Push(options) => return push::run(&options),
             Self::Replay(options) => return replay::run(&options),
             Self::Build { dir, out } => println!("{}", build::build(&dir, out.as_deref())?),
@@ -140,70 +137,14 @@ impl Command {
     }
 }
 
-fn load(component: &Path, settings: String) -> Result<Arc<Policy>> {
-    let bytes = read(component)?;
-    let loading = LoadOptions { settings, ..LoadOptions::default() };
-    Policy::load(&Engine::start()?, &bytes, &loading).with_context(|| format!("{} is refused", component.display()))
-}
-
-fn read(component: &Path) -> Result<Vec<u8>> {
-    bounded_file::read(component, COMPONENT_BYTES).with_context(|| format!("{} cannot be read", component.display()))
-}
-
 fn begin(name: &str, language: Language) -> Result<()> {
     let folder = scaffold::scaffold(Path::new(""), name, language)?;
     println!("{} holds a working policy; its decisions are in {}. Then:", folder.display(), language.source());
+    if language == Language::Rust {
+        println!("  (cd {name} && cargo test)");
+    }
     println!("  triage policy build {name}");
     println!("  triage policy test {name}/{name}.wasm");
     println!("  triage serve --upstream URL --policy {name}/{name}.wasm");
     Ok(())
-}
-
-fn inspect(component: &Path, keys: &[KeySource]) -> Result<()> {
-    let keys = Keys::open(keys)?;
-    let state = signature::state(&keys, component, &read(component)?);
-    let policy = load(component, String::new())?;
-    let description = policy.description();
-    let digest = policy.digest().map_or_else(String::new, |digest| digest.to_string());
-    let bytes = fs::metadata(component)?.len();
-    println!("{} {}  {bytes} bytes  sha256:{digest}", description.name, description.version);
-    let tier = match policy.tier() {
-        Some(Tier::Wasi) => "the WASI tier: up to 64 MiB, and a WASI without files, network or environment",
-        Some(Tier::Sync) | None => "the fast tier: up to 16 MiB, no imports",
-    };
-    println!("{state}");
-    println!("contract {}, runs on {tier}", policy.contract().map_or("none", Contract::name));
-    if let Some(health) = &description.health {
-        println!("health call: GET {}", health.path_and_query);
-    }
-    for endpoint in &description.endpoints {
-        let method = endpoint.method.as_ref().map_or("*", |method| method.as_str());
-        println!("  {}: {method} {} ({})", endpoint.name, endpoint.path, reads(endpoint));
-    }
-    Ok(())
-}
-
-/// Lists the parts of requests and responses that a policy reads for an endpoint.
-fn reads(endpoint: &Endpoint) -> String {
-    let interest = &endpoint.interest;
-    let names =
-        |headers: &[http::HeaderName]| headers.iter().map(http::HeaderName::as_str).collect::<Vec<_>>().join(", ");
-    let mut reads = Vec::new();
-    if interest.path {
-        reads.push("the path".to_owned());
-    }
-    if !interest.request_headers.is_empty() {
-        reads.push(format!("request headers {}", names(&interest.request_headers)));
-    }
-    if interest.request_body_bytes > 0 {
-        reads.push(format!("{} bytes of the request", interest.request_body_bytes));
-    }
-    if !interest.response_headers.is_empty() {
-        reads.push(format!("response headers {}", names(&interest.response_headers)));
-    }
-    if interest.response_body_bytes > 0 {
-        reads.push(format!("{} bytes of the response", interest.response_body_bytes));
-    }
-    let settled = if endpoint.settled.is_empty() { "" } else { "; not called where the status settles the request" };
-    format!("reads {}{settled}", if reads.is_empty() { "the status only".to_owned() } else { reads.join(", ") })
 }

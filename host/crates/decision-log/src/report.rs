@@ -165,6 +165,9 @@ impl fmt::Display for Report {
         if self.cut_off {
             writeln!(f, "  the last line is incomplete and was skipped")?;
         }
+        if replayed == 0 {
+            return writeln!(f, "no verdict was compared");
+        }
         if self.differing == 0 {
             return writeln!(f, "no verdict differs");
         }

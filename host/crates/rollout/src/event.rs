@@ -135,7 +135,7 @@ impl fmt::Display for Event {
                     for (index, key) in ungranted.iter().enumerate() {
                         write!(f, "{}`{key} = true`", if index > 0 { ", " } else { "" })?;
                     }
-                    f.write_str(" and start again")?;
+                    f.write_str(", and send the host SIGHUP; no restart is needed")?;
                 }
                 Ok(())
             }

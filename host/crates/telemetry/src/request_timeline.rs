@@ -214,22 +214,6 @@ fn reason_name<S: Serializer>(reason: &Option<FailureReason>, serializer: S) -> 
     serializer.serialize_str(reason.map_or("", FailureReason::name))
 }
 
-/// The text of a clamp.
-fn because(limit: ClampReason) -> &'static str {
-    match limit {
-        ClampReason::Attempts => "no attempt is left",
-        ClampReason::Deadline => "the next attempt would not end before the deadline",
-        ClampReason::Effect => "the write may have been applied, and nothing proves that it was not",
-        ClampReason::Body => "the body was streamed and is no longer available",
-        ClampReason::Grant => "the policy is not trusted to settle this endpoint",
-        ClampReason::Verifications => "the maximum number of verifications for one request is reached",
-        ClampReason::TooEarly => "the upstream may still apply the write: it is too early to conclude that it did not",
-        ClampReason::UpstreamKey => {
-            "the upstream's idempotency key proves nothing: it has expired, or a send did not carry it"
-        }
-    }
-}
-
 impl TimelineEvent {
     /// A policy's text, shortened and on one line.
     pub fn words(reason: &str) -> Box<str> {
@@ -297,7 +281,7 @@ impl fmt::Display for TimelineEvent {
                 if reason.is_empty() { Ok(()) } else { write!(f, " ({reason})") }
             }
             Self::Fault { fault } => write!(f, "the policy failed ({fault}); the built-in policy decides"),
-            Self::Clamped { limit } => write!(f, "the host does not follow the verdict: {}", because(*limit)),
+            Self::Clamped { limit } => write!(f, "the host does not follow the verdict: {}", limit.text()),
             Self::Paused { pause } => {
                 write!(f, "the upstream asked for a pause of {}: the whole group pauses", Rounded(*pause))
             }

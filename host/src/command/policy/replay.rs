@@ -1,10 +1,10 @@
 //! `triage policy replay`: replays recorded decisions through a candidate.
 
-use anyhow::{Context as _, Result};
+use super::component::{CacheOptions, load, read};
+use anyhow::{Context as _, Result, ensure};
 use std::{fs::File, path::PathBuf, process::ExitCode, thread};
-use triage_bounded_file as bounded_file;
 use triage_decision_log as decision_log;
-use triage_engine::{Engine, LoadOptions, Policy, prebuilt};
+use triage_engine::{LoadOptions, prebuilt};
 
 /// The recording and the candidate.
 #[derive(Debug, clap::Args)]
@@ -17,26 +17,32 @@ pub struct Options {
     /// A JSON table for the candidate's `configure`
     #[arg(long, value_name = "JSON", default_value = "{}")]
     settings: String,
-    /// Exit with 1 if a verdict differs, or if nothing could be compared
+    /// Exit with 1 if a verdict differs; without this option only if no decision could be compared
     #[arg(long)]
     fail_on_difference: bool,
     /// Threads [default: one per core]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
+    #[command(flatten)]
+    cache: CacheOptions,
 }
 
 /// Replays and prints the differences.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let component = component(options)?;
     let loading = LoadOptions { settings: options.settings.clone(), reuse_instances: true };
-    let policy = Policy::load(&Engine::start()?, &component, &loading)
-        .with_context(|| format!("{} is refused", options.policy.display()))?;
+    let policy = load(&options.cache.engine()?, &options.policy, &component, &loading)?;
     let file = File::open(&options.trace).with_context(|| format!("{} cannot be read", options.trace.display()))?;
     let cores = || thread::available_parallelism().map_or(1, usize::from);
     let threads = options.threads.map_or_else(cores, usize::from);
     let replayed = decision_log::replay(file, &policy, &options.settings, threads);
     let report = replayed.with_context(|| format!("{} cannot be replayed", options.trace.display()))?;
     print!("{report}");
+    ensure!(
+        report.replayed() > 0,
+        "none of the {} decisions could be compared, so this replay shows nothing about the candidate",
+        report.decisions
+    );
     Ok(if options.fail_on_difference && !report.agrees() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -44,7 +50,6 @@ fn component(options: &Options) -> Result<Vec<u8>> {
     let embedded = options.policy.to_str().and_then(prebuilt::embedded);
     match embedded {
         Some(component) => Ok(component.to_vec()),
-        None => bounded_file::read(&options.policy, triage_engine::COMPONENT_BYTES)
-            .with_context(|| format!("{} cannot be read", options.policy.display())),
+        None => read(&options.policy),
     }
 }

@@ -104,6 +104,22 @@ impl ClampReason {
     pub fn name(self) -> &'static str {
         self.into()
     }
+
+    /// The reason in words, for people.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Attempts => "no attempt is left",
+            Self::Deadline => "the next attempt would not end before the deadline",
+            Self::Effect => "the write may have been applied, and nothing proves that it was not",
+            Self::Body => "the body was streamed and is no longer available",
+            Self::Grant => "the policy is not trusted to settle this endpoint",
+            Self::Verifications => "the maximum number of verifications for one request is reached",
+            Self::TooEarly => "the upstream may still apply the write: it is too early to conclude that it did not",
+            Self::UpstreamKey => {
+                "the upstream's idempotency key proves nothing: it has expired, or a send did not carry it"
+            }
+        }
+    }
 }
 
 /// A verdict as the host follows it.
