@@ -260,7 +260,8 @@ fn the_log_holds_nothing_that_was_sent() {
 fn the_books_commands_for_breakers_and_limits_work_as_printed() {
     let page = include_str!("../../host/docs/src/operation/admin.md");
     let begins = ["triage breakers ", "triage limits "];
-    let lines = page.lines().filter(|line| begins.iter().any(|begin| line.starts_with(begin)) && !line.contains("--watch"));
+    let lines =
+        page.lines().filter(|line| begins.iter().any(|begin| line.starts_with(begin)) && !line.contains("--watch"));
     let host = host(&["--upstream", &failing(), "--policy", "hospital-directory"]);
     let mut played = 0;
     for line in lines {
