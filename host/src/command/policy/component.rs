@@ -13,8 +13,13 @@ use triage_engine::{
 /// The cache of compiled code.
 #[derive(Debug, Default, clap::Args)]
 pub struct CacheOptions {
-    /// Folder of compiled code [default: that of `triage serve`, `triage/compiled` in $XDG_CACHE_HOME or ~/.cache]
-    #[arg(long, value_name = "FOLDER", conflicts_with = "no_cache")]
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        conflicts_with = "no_cache",
+        help = "Folder of compiled code [default: that of `triage serve`, `triage/compiled` in $XDG_CACHE_HOME or \
+                ~/.cache]"
+    )]
     cache_dir: Option<PathBuf>,
     /// Compile the component again, and store no compiled code
     #[arg(long)]
