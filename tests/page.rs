@@ -4,6 +4,7 @@ use crate::support::{
     front::{Front, Got, raw},
     scripted::{Reply, Scripted, ok, status},
 };
+use serde_json::Value;
 use std::{fs, net::SocketAddr};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -127,6 +128,48 @@ async fn follow(address: SocketAddr, headers: &str) -> (TcpStream, String) {
         text += &String::from_utf8_lossy(&bytes[..read]);
     }
     (stream, text)
+}
+
+/// The first snapshot of a page's stream for which a condition holds.
+async fn snapshot(front: &Front, holds: impl Fn(&Value) -> bool) -> Value {
+    let (mut stream, mut text) = follow(front.admin_address(), "").await;
+    loop {
+        while let Some((data, rest)) = text.split_once("event: now\ndata: ").and_then(|(_, now)| now.split_once("\n\n"))
+        {
+            let now: Value = serde_json::from_str(data).unwrap_or_else(|error| panic!("{error}: {data}"));
+            if holds(&now) {
+                return now;
+            }
+            text = rest.to_owned();
+        }
+        let mut bytes = [0; 4096];
+        let read = stream.read(&mut bytes).await.unwrap();
+        assert_ne!(read, 0, "{text}");
+        text += &String::from_utf8_lossy(&bytes[..read]);
+    }
+}
+
+#[tokio::test]
+async fn refusals_do_not_make_a_slow_upstream_look_fast() {
+    let upstream = Scripted::start(|_| Reply::Hang).await;
+    let front = Front::with_admin(
+        "",
+        &format!(
+            "[upstreams.api]\nbase_url = \"{}\"\n[upstreams.api.defaults]\nattempt_timeout = \"300ms\"\n\
+             retry = {{ max_attempts = 1 }}\nbreaker = {{ failure_threshold = 2, jitter = 0 }}\n",
+            upstream.url()
+        ),
+    );
+    for asked in 0..60 {
+        let got = front.ask("GET", "/a", "").await;
+        assert_eq!(got.status(), if asked < 2 { "504" } else { "503" }, "{asked}: {}", got.text());
+    }
+    let now = snapshot(&front, |now| now["rates"][0]["held"].as_f64().is_some_and(|held| held > 0.0)).await;
+    let rates = &now["rates"][0];
+    assert!(rates["p50_ms"].as_f64().unwrap() >= 250.0, "{rates}");
+    let metrics = front.admin("GET", "/metrics", "", "").await.text();
+    let all = "triage_request_duration_seconds_count{upstream=\"api\",endpoint=\"any\"} 60\n";
+    assert!(metrics.contains(all), "the metric counts every request");
 }
 
 #[tokio::test]

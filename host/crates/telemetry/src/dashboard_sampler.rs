@@ -48,6 +48,7 @@ struct Reading {
     held_below_500: u64,
     retries: u64,
     in_flight: u64,
+    /// Times of requests, without those that were refused without an attempt.
     times: Observed,
 }
 
@@ -63,9 +64,14 @@ impl Reading {
         let below = HELD_BACK.iter().zip(refused).filter(|(reason, _)| BELOW_500.contains(reason));
         // `ended` is read before `begun`, so that a request that begins in between does not make the difference negative.
         let ended = sum(&|meter| meter.ended.read());
-        let mut times = meters.of(0).request_time.read();
+        let of = |meter: &EndpointCounters| {
+            // `refused_time` is read first, so that a request that ends in between is not subtracted before it was added.
+            let refused = meter.refused_time.read();
+            meter.request_time.read().since(&refused)
+        };
+        let mut times = of(meters.of(0));
         for meter in meters.all().iter().skip(1) {
-            times.add(&meter.request_time.read());
+            times.add(&of(meter));
         }
         Self {
             answers: sum(&|meter| meter.requests.all().iter().map(Counter::read).sum()),
@@ -321,6 +327,29 @@ mod tests {
         sampler.sample(&meters, at(4));
         assert_eq!(sampler.points()["api"].ok.to_bits(), 0.0_f64.to_bits());
         assert!(near(sampler.rates()[0].point.ok, 5.0 / 3.0));
+    }
+
+    #[test]
+    fn quick_refusals_do_not_hide_that_the_sent_requests_are_slow() {
+        let meters = AllEndpointCounters::new(1);
+        let own = meters.of("api", "any");
+        let mut sampler = Sampler::default();
+        sampler.sample(&meters, at(1));
+        let took = |refused: bool, took| {
+            own.of(0).requests.add(super::super::endpoint_counters::status(if refused { 503 } else { 200 }));
+            own.of(0).request_time.observe(took);
+            if refused {
+                own.of(0).refused_time.observe(took);
+            }
+        };
+        for _ in 0..99 {
+            took(true, Duration::from_micros(80));
+        }
+        took(false, Duration::from_secs(2));
+        sampler.sample(&meters, at(2));
+        let half = sampler.rates()[0].point.p50_ms;
+        assert!(half.is_some_and(|ms| ms > 1000.0), "{half:?}");
+        assert_eq!(sampler.points()["api"].p50_ms, half);
     }
 
     #[test]

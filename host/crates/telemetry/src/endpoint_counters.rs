@@ -175,6 +175,8 @@ pub struct EndpointCounters {
     pub refusals: Each<{ REASONS.len() }>,
     /// Time to the response's head.
     pub request_time: Histogram,
+    /// The same of requests that the host refused without an attempt. They take microseconds, and would hide how long the others take.
+    pub refused_time: Histogram,
     /// Attempts with a response, by status.
     pub answered: Each<{ STATUSES.len() }>,
     /// Attempts that failed, by kind.
@@ -213,6 +215,7 @@ impl EndpointCounters {
             requests: Each::default(),
             refusals: Each::default(),
             request_time: Histogram::new(&ANSWERS),
+            refused_time: Histogram::new(&ANSWERS),
             answered: Each::default(),
             failed: Each::default(),
             attempt_time: Histogram::new(&ANSWERS),

@@ -19,6 +19,17 @@ use tokio::time::Instant;
 /// Initial capacity: the events of an ordinary request (permit, sent, answered, settled or verdict).
 const USUAL_EVENTS: usize = 6;
 
+/// Whether the request was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sends {
+    /// Not yet, or never: an answer of the store needs no attempt.
+    NotYet,
+    /// Never: the host refuses it.
+    Refused,
+    /// In one attempt or more.
+    Sent,
+}
+
 /// Recorder of one request.
 #[derive(Debug)]
 pub struct RequestRecorder {
@@ -29,6 +40,7 @@ pub struct RequestRecorder {
     began: Instant,
     status: Option<u16>,
     is_troubled: bool,
+    sends: Sends,
     found: bool,
     /// Whether this is background work of the host, such as a verification, and no request.
     is_background: bool,
@@ -50,6 +62,7 @@ impl RequestRecorder {
             began: Instant::now(),
             status: None,
             is_troubled: false,
+            sends: Sends::NotYet,
             found: false,
             is_background: false,
             method: "",
@@ -156,6 +169,7 @@ impl RequestRecorder {
 
     /// Records the response of an attempt, `took` after its send. `is_usual`: its duration is typical and enters the average.
     pub fn answered(&mut self, code: u16, sent: Instant, took: Duration, is_usual: bool) {
+        self.sends = Sends::Sent;
         self.meter.answered.add(status(code));
         self.meter.attempt_time.observe(took);
         // 429 and 503 come quickly and would lower the average of real responses.
@@ -168,6 +182,7 @@ impl RequestRecorder {
     /// Records the failure of an attempt.
     pub fn failed(&mut self, failure: Failure, took: Duration) {
         let Failure { kind, sent, reason, certificate } = failure;
+        self.sends = Sends::Sent;
         self.meter.failed.add(kind as usize);
         self.meter.attempt_time.observe(took);
         self.is_troubled = true;
@@ -235,6 +250,9 @@ impl RequestRecorder {
     /// Records that the host responds itself.
     pub fn refused(&mut self, problem: &Problem) {
         let reason = problem.reason();
+        if self.sends == Sends::NotYet {
+            self.sends = Sends::Refused;
+        }
         if problem.reason() == EFFECT_UNKNOWN {
             let Names { upstream, endpoint } = &*self.meter.names;
             tracing::warn!(request = %self.id, %upstream, %endpoint, "the effect of a write is unknown");
@@ -281,6 +299,9 @@ impl Drop for RequestRecorder {
             Some(code) => {
                 meter.requests.add(status(code));
                 meter.request_time.observe(took);
+                if self.sends == Sends::Refused {
+                    meter.refused_time.observe(took);
+                }
                 self.is_troubled |= code >= 500 || code == 429;
             }
             None => {
