@@ -11,6 +11,8 @@ use tokio::{
     net::TcpStream,
 };
 
+mod conditions;
+mod layout;
 mod seen;
 
 const TOKENS: [(&str, &str); 2] = [("read", "the-readers-token-0"), ("write", "the-writers-token-0")];

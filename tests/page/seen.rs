@@ -1,9 +1,12 @@
 //! The page in a real Chromium, if installed.
 
 use super::{Front, Reply, Scripted, TOKENS, guarded, ok, status};
-use crate::support::{
-    browser::{Browser, installed},
-    stage::prebuilt,
+use crate::{
+    hostile::guest::Guest,
+    support::{
+        browser::{Browser, installed},
+        stage::prebuilt,
+    },
 };
 use serde_json::json;
 use std::{
@@ -39,8 +42,7 @@ fn toml(upstream: &Scripted, folder: &std::path::Path) -> String {
 }
 
 /// The breaker of the reads.
-const CARD: &str =
-    "[...document.querySelectorAll('#breakers .card')].find((card) => card.innerText.includes('(reads)'))";
+const ROW: &str = "[...document.querySelectorAll('#breakers .row')].find((row) => row.innerText.includes('(reads)'))";
 
 #[tokio::test]
 async fn a_breaker_trips_is_forced_and_a_policy_is_reloaded_before_the_eyes() {
@@ -58,16 +60,16 @@ async fn a_breaker_trips_is_forced_and_a_policy_is_reloaded_before_the_eyes() {
     for _ in 0..20 {
         assert_eq!(front.ask("GET", "/a", "").await.status(), "200");
     }
-    browser.until(&format!("{CARD}?.dataset.state === 'closed'")).await;
+    browser.until(&format!("{ROW}?.dataset.state === 'closed'")).await;
     // The page shows a failure without a reload.
     down.store(true, Ordering::Relaxed);
     for _ in 0..8 {
         front.ask("GET", "/a", "").await;
     }
-    browser.until(&format!("{CARD}.dataset.state === 'open'")).await;
+    browser.until(&format!("{ROW}.dataset.state === 'open'")).await;
     let summary = browser.text("#summary").await;
-    assert_eq!(summary, "Breaker api/any (reads) is open: 6 failures in a row: answered 503.");
-    assert_eq!(browser.value(&format!("{CARD}.innerText.includes('✕ open')")).await, true);
+    assert!(summary.starts_with("Breaker api/any (reads) is open: 6 failures in a row: answered 503"), "{summary}");
+    assert_eq!(browser.value(&format!("{ROW}.innerText.includes('✕ open')")).await, true);
     assert!(browser.text("#events").await.contains("breaker opened"));
     // It also shows the cause: a failed request with its timeline.
     browser.until("document.querySelectorAll('#rough details').length > 0").await;
@@ -81,22 +83,27 @@ async fn a_breaker_trips_is_forced_and_a_policy_is_reloaded_before_the_eyes() {
         assert_eq!(wide, 0, "the page is wider than {width} px");
         browser.picture(&format!("tripped-{width}-{}", if dark { "dark" } else { "light" })).await;
     }
-    // Force it closed with the keyboard. The first key press only opens the confirmation.
-    browser.script(&format!("{CARD}.querySelector('[data-part=close]').focus()")).await;
-    browser.press(ENTER).await;
-    browser.until("document.getElementById('confirm').open").await;
-    assert_eq!(browser.value("document.activeElement.id").await, "confirm-no", "the harmless button has the focus");
+    // Force it closed with the keyboard. The menu's entry only opens the confirmation.
+    let choose = async || {
+        browser.script(&format!("{ROW}.querySelector('.menu > summary').focus()")).await;
+        browser.press(ENTER).await;
+        browser.script(&format!("{ROW}.querySelector('[data-part=close]').focus()")).await;
+        browser.press(ENTER).await;
+        browser.until("document.getElementById('confirm').open").await;
+        assert_eq!(browser.value("document.activeElement.id").await, "confirm-no", "the harmless button has the focus");
+    };
+    choose().await;
     browser.picture("confirm-1280-light").await;
     browser.press(ESCAPE).await;
     browser.until("!document.getElementById('confirm').open").await;
-    assert_eq!(browser.value("document.activeElement.dataset.part").await, "close", "the focus comes back");
+    let focused = browser.value("document.activeElement.ariaLabel").await;
+    assert_eq!(focused, "Actions: Breaker api/any (reads)", "the focus comes back");
     assert_eq!(front.get_json("/api/v1/breakers").await[0]["forced"], false);
-    browser.press(ENTER).await;
-    browser.until("document.getElementById('confirm').open").await;
+    choose().await;
     browser.press(TAB).await;
     assert_eq!(browser.value("document.activeElement.id").await, "confirm-yes");
     browser.press(ENTER).await;
-    browser.until(&format!("{CARD}.innerText.includes('✓ closed, by an operator')")).await;
+    browser.until(&format!("{ROW}.innerText.includes('✓ forced closed')")).await;
     let breakers = front.get_json("/api/v1/breakers").await;
     assert_eq!((&breakers[0]["forced"], &breakers[0]["state"]), (&json!(true), &json!("closed")), "{breakers}");
     // The page shows a new policy from the folder too.
@@ -127,18 +134,19 @@ async fn people_sign_in_and_readers_cannot_act() {
     browser.press(ENTER).await;
     browser.until("document.getElementById('summary')?.dataset.tone === 'good'").await;
     assert_eq!(browser.value("document.cookie").await, "", "a script cannot read the session");
-    browser.until("document.querySelector('#breakers .card')").await;
-    assert_eq!(browser.value(&format!("{CARD}.querySelector('[data-part=buttons]').hidden")).await, true);
+    browser.until("document.querySelector('#breakers .row')").await;
+    assert_eq!(browser.value(&format!("{ROW}.querySelector('.menu').hidden")).await, true);
     assert!(browser.text("#reader").await.starts_with("This session is read-only."));
     browser.click("#leave button").await;
     browser.until("document.getElementById('token')").await;
     browser.fill("#token", TOKENS[1].1).await;
     browser.press(ENTER).await;
-    browser.until(&format!("{CARD} && !{CARD}.querySelector('[data-part=buttons]').hidden")).await;
+    browser.until(&format!("{ROW} && !{ROW}.querySelector('.menu').hidden")).await;
+    browser.click("#breakers .menu > summary").await;
     browser.click("#breakers [data-part=open]").await;
     browser.click("#confirm-yes").await;
-    browser.until(&format!("{CARD}.dataset.state === 'open'")).await;
-    assert!(browser.text("#summary").await.contains("is open, by an operator"));
+    browser.until(&format!("{ROW}.dataset.state === 'open'")).await;
+    browser.until("document.getElementById('summary').innerText.includes('is forced open by an operator')").await;
 }
 
 /// Accessibility: landmarks, one top-level heading, names for all controls, and no announcements for values that change often.
@@ -155,19 +163,19 @@ async fn the_page_has_names_and_landmarks_and_does_not_chatter() {
     browser.set_viewport(1280, false).await;
     browser.open(&format!("http://{}/", front.admin_address())).await;
     browser.until("document.querySelectorAll('#upstreams tbody tr').length > 0").await;
-    let nameless = "[...document.querySelectorAll('button, input, select, meter, [role=img], [role=region], section, article')]\
+    let nameless = "[...document.querySelectorAll('button, summary, input, select, meter, [role=img], [role=region], section, article')]\
         .filter((node) => node.checkVisibility() && !(node.ariaLabel || node.textContent.trim() || node.labels?.length))\
         .map((node) => node.outerHTML)";
     assert_eq!(browser.value(nameless).await, json!([]));
     for (what, selector, count) in [("main", "main", 1), ("first headings", "h1", 1), ("headers", "body > header", 1)] {
         assert_eq!(browser.value(&format!("document.querySelectorAll('{selector}').length")).await, count, "{what}");
     }
-    let unnamed = "[...document.querySelectorAll('section')].filter((node) => !document.getElementById(node.getAttribute('aria-labelledby'))).length";
+    let unnamed = "[...document.querySelectorAll('section')].filter((node) => !node.ariaLabel && !document.getElementById(node.getAttribute('aria-labelledby'))).length";
     assert_eq!(browser.value(unnamed).await, 0);
     // Elements that are announced automatically do not change while only time passes.
     browser
         .script(
-            "window.spoken = 0; new MutationObserver((all) => spoken += all.length).observe(document.getElementById('summary'), \
+            "window.spoken = 0; new MutationObserver((all) => spoken += all.length).observe(document.getElementById('told'), \
              { childList: true, characterData: true, subtree: true }); window.ticks = document.getElementById('clock').innerText",
         )
         .await;
@@ -175,5 +183,42 @@ async fn the_page_has_names_and_landmarks_and_does_not_chatter() {
     assert_eq!(browser.value("spoken").await, 0);
     let alive =
         "[...document.querySelectorAll('[aria-live], [role=status], [role=alert]')].map((node) => node.id).sort()";
-    assert_eq!(browser.value(alive).await, json!(["confirm-error", "done", "summary"]));
+    assert_eq!(browser.value(alive).await, json!(["confirm-error", "done", "told"]));
+}
+
+#[tokio::test]
+async fn a_candidates_results_are_on_the_card_of_its_upstream() {
+    if !installed() {
+        return;
+    }
+    let upstream = Scripted::start(|_| status(404)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let next = folder.path().join("next.wasm");
+    fs::write(&next, Guest::new().build()).unwrap();
+    let front = Front::with_admin(
+        "",
+        &format!("[upstreams.api]\nbase_url = \"{}\"\ncandidate.policy = \"{}\"\n", upstream.url(), next.display()),
+    );
+    for _ in 0..12 {
+        front.ask("GET", "/a", "").await;
+    }
+    let browser = Browser::start().await;
+    browser.set_viewport(1280, false).await;
+    browser.open(&format!("http://{}/", front.admin_address())).await;
+    browser
+        .until(
+            "document.querySelector('.candidate')?.innerText.includes('12 compared, 12 differed, 0 skipped, 0 faults')",
+        )
+        .await;
+    let shown = browser.text(".candidate").await;
+    for part in [
+        "Candidate hostile 0.1.0, ",
+        "◐ on trial",
+        "in shadow for ",
+        "any 404 × 12, latest ",
+        "live policy: rejected, success, deliver; candidate: rejected, ignore, deliver",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    browser.picture("candidate-1280-light").await;
 }

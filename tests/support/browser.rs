@@ -97,9 +97,19 @@ impl Browser {
         self.command("/url", &json!({ "url": url })).await;
     }
 
+    /// Runs a script in every page before its own scripts.
+    pub async fn before(&self, script: &str) {
+        self.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": script })).await;
+    }
+
     /// Sets the window's width and its light or dark mode.
     pub async fn set_viewport(&self, width: u32, dark: bool) {
-        let metrics = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
+        self.set_viewport_size(width, 900, dark).await;
+    }
+
+    /// Sets the window's size and its light or dark mode.
+    pub async fn set_viewport_size(&self, width: u32, height: u32, dark: bool) {
+        let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
         self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
         let scheme = if dark { "dark" } else { "light" };
         let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });

@@ -19,6 +19,9 @@ const SCRIPT: &str = concat!(
     include_str!("page/dom.js"),
     include_str!("page/plot.js"),
     include_str!("page/act.js"),
+    include_str!("page/conditions.js"),
+    include_str!("page/breakers.js"),
+    include_str!("page/upstreams.js"),
     include_str!("page/panels.js"),
     include_str!("page/live.js")
 );

@@ -50,25 +50,27 @@ at("confirm-form").addEventListener("submit", async (event) => {
 const seg = encodeURIComponent;
 const breakerPath = (breaker, verb) => `/api/v1/breakers/${seg(breaker.upstream)}/${seg(breaker.endpoints[0])}/${verb}`;
 
+const forBoth = (breaker) => breaker.requests === "all" ? "" : " This holds for reads and writes alike.";
+
 const BREAKER = {
   open: (b) => ({
     title: `Force ${b.upstream}/${b.group} open?`, verb: "Force open", timed: true, path: breakerPath(b, "open"),
-    text: `The host refuses every request to ${b.endpoints.join(", ")} at once, and sends none to the upstream.`,
+    text: `The host refuses every request to ${b.endpoints.join(", ")} at once, and sends none to the upstream.${forBoth(b)}`,
     done: `${b.upstream}/${b.group} is held open.`,
   }),
   close: (b) => ({
     title: `Force ${b.upstream}/${b.group} closed?`, verb: "Force closed", timed: true, path: breakerPath(b, "close"),
-    text: `The host sends requests to ${b.endpoints.join(", ")} however many of them fail. Limits and retries do not change.`,
+    text: `The host sends requests to ${b.endpoints.join(", ")} however many of them fail. Limits and retries do not change.${forBoth(b)}`,
     done: `${b.upstream}/${b.group} is held closed.`,
   }),
   reset: (b) => ({
     title: `Reset ${b.upstream}/${b.group}?`, verb: "Reset", path: breakerPath(b, "reset"),
-    text: "The breaker closes and its counts return to zero. It opens again if the upstream continues to fail.",
+    text: `The breaker closes and its counts return to zero. It opens again if the upstream continues to fail.${forBoth(b)}`,
     done: `${b.upstream}/${b.group} is reset.`,
   }),
   undo: (b) => ({
     title: `Clear the forced state of ${b.upstream}/${b.group}?`, verb: "Clear", method: "DELETE", path: breakerPath(b, "forced"),
-    text: "The forced state ends now, and the breaker is reset.", done: `${b.upstream}/${b.group} decides by itself again.`,
+    text: `The forced state ends now, and the breaker is reset.${forBoth(b)}`, done: `${b.upstream}/${b.group} decides by itself again.`,
   }),
 };
 
@@ -94,4 +96,31 @@ const settle = (record, verb) => ({
     : "The host sends a repetition with the same key: if the write did take effect, the upstream applies it twice.",
 });
 
-const button = (text, label, action) => el("button", { type: "button", "aria-label": label, onclick: () => confirmed(action()) }, text);
+const button = (text, label, action) => el("button", { type: "button", "aria-label": label, onclick: (event) => {
+  const opened = event.target.closest(".menu");
+  if (opened) closeMenu(opened);
+  confirmed(action());
+} }, text);
+
+// A menu of actions. Escape closes it, and the focus returns to the element that opened it.
+function menu(label, ...buttons) {
+  const opener = el("summary", { "aria-label": `Actions: ${label}` }, "⋯");
+  const items = el("div", { class: "items", role: "group", "aria-label": label }, ...buttons);
+  const made = el("details", { class: "menu", "data-part": "menu" }, opener, items);
+  made.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && made.open) closeMenu(made);
+  });
+  made.addEventListener("focusout", (event) => {
+    if (event.relatedTarget && !made.contains(event.relatedTarget)) made.open = false;
+  });
+  return made;
+}
+
+function closeMenu(opened) {
+  opened.open = false;
+  opened.querySelector("summary").focus();
+}
+
+document.addEventListener("pointerdown", (event) => {
+  for (const opened of document.querySelectorAll(".menu[open]")) if (!opened.contains(event.target)) opened.open = false;
+});

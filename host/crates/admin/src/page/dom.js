@@ -16,8 +16,22 @@ function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+// Text in which backquotes enclose commands.
+function sayWithCode(node, text) {
+  if (node.dataset.text === text) return;
+  node.dataset.text = text;
+  node.replaceChildren(...text.split("`").map((piece, index) => index % 2 ? el("code", {}, piece) : piece));
+}
+
 function mark(node, name, value) {
   if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+}
+
+// A node that moves keeps the focus.
+function move(parent, node, place) {
+  const focused = node.contains(document.activeElement) ? document.activeElement : null;
+  parent.insertBefore(node, place);
+  focused?.focus({ preventScroll: true });
 }
 
 // Keeps one child per item, identified by its key: creates new ones, changes existing ones and removes the others.
@@ -34,14 +48,14 @@ function each(parent, items, key, make, change) {
     }
     change?.(node, item);
     const place = before ? before.nextSibling : parent.firstChild;
-    if (place !== node) parent.insertBefore(node, place);
+    if (place !== node) move(parent, node, place);
     before = node;
   }
   for (const node of old.values()) node.remove();
 }
 
 const part = (node, name) => node.querySelector(`[data-part="${name}"]`);
-const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+const plural = (count, word) => `${count} ${word}${String(count) === "1" ? "" : "s"}`;
 
 function number(value) {
   if (value >= 1e6) return `${(value / 1e6).toFixed(1)} M`;
@@ -53,9 +67,10 @@ function time(ms) {
   if (ms == null) return "–";
   if (ms < 1) return `${Math.round(ms * 1000)} µs`;
   if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
-  if (ms < 60_000) return `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s`;
+  if (ms < 59_500) return `${(ms / 1000).toFixed(ms < 9_950 ? 1 : 0).replace(/\.0$/, "")} s`;
   const two = (whole, unit, rest, less) => rest ? `${whole} ${unit} ${rest} ${less}` : `${whole} ${unit}`;
-  if (ms < 3_600_000) return two(Math.floor(ms / 60_000), "min", Math.floor((ms % 60_000) / 1000), "s");
+  const seconds = Math.round(ms / 1000);
+  if (seconds < 3600) return two(Math.floor(seconds / 60), "min", seconds % 60, "s");
   const hours = Math.floor(ms / 3_600_000);
   return hours < 48 ? two(hours, "h", Math.floor((ms % 3_600_000) / 60_000), "min") : `${Math.floor(hours / 24)} days`;
 }

@@ -1,7 +1,4 @@
-const STATE = {
-  closed: ["good", "✓ closed"], "half-open": ["warn", "◐ half-open"], open: ["bad", "✕ open"], off: ["quiet", "no breaker"],
-};
-
+// The tiles, limits, events, requests and unknown writes.
 function tiles(now) {
   const sum = (name) => now.rates.reduce((total, rates) => total + rates[name], 0);
   const worst = Math.max(-1, ...now.rates.map((rates) => rates.p99_ms ?? -1));
@@ -24,91 +21,6 @@ function tiles(now) {
   });
 }
 
-function makeBreaker(breaker) {
-  const name = `${breaker.upstream}/${breaker.group}`;
-  const now = () => latest.breakers.find((own) => own.upstream === breaker.upstream && own.group === breaker.group) ?? breaker;
-  const one = (kind, text) => {
-    const made = button(text, `${text}: ${name}`, () => BREAKER[kind](now()));
-    made.dataset.part = kind;
-    return made;
-  };
-  const buttons = el("div", { class: "buttons", "data-part": "buttons", role: "group", "aria-label": `Breaker ${name}` },
-    one("open", "Force open"), one("close", "Force closed"), one("reset", "Reset"), one("undo", "Clear"));
-  return el("li", { class: "card" },
-    el("div", { class: "top" }, el("h3", {}, name), el("span", { class: "chip", "data-part": "state" })),
-    el("p", { class: "facts", "data-part": "why" }), el("p", { class: "facts quiet", "data-part": "counts" }), buttons);
-}
-
-function changeBreaker(node, breaker) {
-  const [tone, word] = STATE[breaker.enabled ? breaker.state : "off"];
-  mark(node, "data-tone", breaker.forced ? "warn" : tone);
-  mark(node, "data-state", breaker.state);
-  const chip = part(node, "state");
-  mark(chip, "data-tone", tone);
-  say(chip, breaker.forced ? `${word}, by an operator` : word);
-  const left = breaker.remaining_ms == null ? "" : breaker.forced ? `ends in ${time(breaker.remaining_ms)}` : `probes in ${time(breaker.remaining_ms)}`;
-  const since = breaker.open_since_ms == null ? "" : `open for ${time(breaker.open_since_ms)}`;
-  say(part(node, "why"), [breaker.why, since, left].filter(Boolean).join(" · "));
-  part(node, "why").hidden = !breaker.why && !left;
-  const window = breaker.window ?? { calls: 0, failures: 0, slow: 0 };
-  const counts = [`${number(window.calls)} calls in the window, ${number(window.failures)} failed`];
-  if (breaker.failures_in_row) counts.push(`${breaker.failures_in_row} in a row`);
-  if (breaker.probes_under_way) counts.push(plural(breaker.probes_under_way, "probe") + " under way");
-  if (breaker.endpoints.length > 1 || breaker.endpoints[0] !== breaker.group) counts.push(`for ${breaker.endpoints.join(", ")}`);
-  say(part(node, "counts"), breaker.enabled ? counts.join(" · ") : `for ${breaker.endpoints.join(", ")}`);
-  part(node, "buttons").hidden = !mayAct || !breaker.enabled;
-  part(node, "undo").hidden = !breaker.forced;
-}
-
-const history = new Map();
-
-function makeUpstream(upstream) {
-  const head = ["Endpoint", "Requests/s", "Failed/s", "Held back/s", "Retries/s", "Half within", "99 % within", "Under way"];
-  const table = el("table", {}, el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}));
-  return el("article", { class: "card", "aria-label": upstream.name },
-    el("div", { class: "top" }, el("h3", {}, upstream.name, " ", el("small", { class: "quiet", "data-part": "url" })), el("span", { class: "chip", "data-part": "standing" })),
-    el("p", { class: "facts" }, el("span", { "data-part": "policy" })),
-    el("div", { class: "buttons", "data-part": "policy-buttons" },
-      button("Roll back", `Roll back the policy of ${upstream.name}`, () => rollBack(latest.policies.find((own) => own.upstream === upstream.name)))),
-    el("div", { class: "plots" }, plot("Requests", ["ok", "held", "failed"], "path"), plot("Time to the answer", ["p50", "p99"], "path")),
-    el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": `Endpoints of ${upstream.name}` }, table));
-}
-
-// The fleet's state of a policy.
-function ofFleet(fleet) {
-  if (!fleet) return "";
-  const behind = fleet.hosts.filter((host) => host.behind).length;
-  const where = fleet.behind ? ", this host is behind" : behind ? `, ${behind} behind` : "";
-  return `; fleet generation ${fleet.generation}, ${fleet.phase}, ${fleet.hosts.length} hosts${where}`;
-}
-
-function changeUpstream(node, upstream) {
-  say(part(node, "url"), upstream.base_url);
-  const policy = latest.policies.find((own) => own.upstream === upstream.name);
-  if (policy) {
-    const { name, version, digest, generation, standing } = policy.serving;
-    const which = digest ? ` ${version}, ${digest.slice(0, 12)}` : "";
-    say(part(node, "policy"), `policy ${name}${which}, generation ${generation}${policy.quarantined.length ? `; ${policy.quarantined.length} quarantined` : ""}${ofFleet(policy.fleet)}`);
-    const tone = { good: "good", probation: "warn", suspended: "bad" }[standing];
-    mark(part(node, "standing"), "data-tone", tone);
-    say(part(node, "standing"), { good: "✓ policy good", probation: "◐ policy on probation", suspended: "✕ policy suspended" }[standing]);
-    part(node, "policy-buttons").hidden = !mayAct || !(policy.fallback || policy.fleet?.generation);
-  }
-  const { points = [], most = 2, every_ms = 1000 } = history.get(upstream.name) ?? {};
-  const [requests, times] = node.querySelectorAll("figure");
-  drawRates(requests, points, most);
-  drawTimes(times, points, most);
-  for (const from of node.querySelectorAll('[data-part="from"]')) say(from, `${time(most * every_ms)} ago`);
-  const rows = latest.rates.filter((rates) => rates.upstream === upstream.name);
-  const make = (rates) => el("tr", {}, el("td", {}, rates.endpoint), ...Array.from({ length: 7 }, () => el("td")));
-  each(node.querySelector("tbody"), rows, (rates) => rates.endpoint, make, (row, rates) => {
-    const values = [rates.ok + rates.failed + rates.held, rates.failed, rates.held, rates.retries].map(number);
-    [...values, time(rates.p50_ms), time(rates.p99_ms), number(rates.in_flight)].forEach((text, index) => say(row.children[index + 1], text));
-    row.children[2].className = rates.failed > 0 ? "hot" : "";
-  });
-  node.querySelector(".wide").hidden = rows.length === 0;
-}
-
 function bar(name) {
   return el("div", { "data-part": name }, el("p", { class: "facts" }, ""), el("meter", { min: "0", max: "1" }));
 }
@@ -125,7 +37,7 @@ function fill(node, text, share, tone) {
 }
 
 function limits(now) {
-  const budget = (group) => now.budgets.find((own) => own.upstream === group.upstream && own.group === group.group);
+  const budget = (group, name) => now.budgets.find((own) => own.upstream === group.upstream && own.group === name);
   const make = (group) => {
     const name = `${group.upstream}/${group.group}`;
     const lift = el("div", { class: "buttons", "data-part": "lift" }, button("Lift the pause", `Lift the pause: ${name}`, () => liftPause(group)));
@@ -143,8 +55,11 @@ function limits(now) {
     const rate = group.adaptive_rate?.per_minute;
     // A full bar means that the rate is at its floor.
     if (rate) bars.push(["adaptive-rate", `the upstream throttles: the host sends ${plural(Math.floor(rate), "request")} a minute`, group.adaptive_rate.floor_per_minute / rate]);
-    const saved = budget(group);
-    if (saved) bars.push(["budget", `retry budget: ${number(Math.floor(saved.saved))} of ${saved.capacity} left`, saved.saved / saved.capacity, "low-is-bad"]);
+    // Reads may have a budget of their own.
+    for (const [name, label] of [[group.group, "retry budget"], [`${group.group} (reads)`, "retry budget of reads"]]) {
+      const own = budget(group, name);
+      if (own) bars.push([label, `${label}: ${number(Math.floor(own.saved))} of ${own.capacity} left`, own.saved / own.capacity, "low-is-bad"]);
+    }
     each(part(node, "bars"), bars, ([name]) => name, ([name]) => bar(name), (own, [, text, share, tone]) => fill(own, text, share, tone));
   });
 }
@@ -160,7 +75,7 @@ async function explain(details) {
   const steps = part(details, "steps");
   if (!details.open || steps.childElementCount) return;
   try {
-    const timeline = await ask("GET", `/api/v1/requests/${details.dataset.key}`);
+    const timeline = await ask("GET", `/api/v1/requests/${details.dataset.request}`);
     steps.append(...timeline.steps.flatMap((step) => [el("span", {}, time(step.at_us / 1000)), el("span", {}, step.text)]));
     part(details, "more").append("The same on the command line: ", el("code", {}, `triage explain ${timeline.id}`));
   } catch (error) {
@@ -168,15 +83,31 @@ async function explain(details) {
   }
 }
 
+// Equal refusals are one row, so that they do not hide the failures that caused them.
 function rough(now) {
-  const make = (request) => el("details", { ontoggle: (event) => explain(event.target) },
-    el("summary", {}, el("time", {}, clock(request.unix_ms)), ` ${request.method} ${request.upstream}/${request.endpoint}: `,
-      el("b", {}, request.status ?? "caller disconnected"), ` in ${time(request.took_us / 1000)}`),
+  const key = (request) => request.count > 1 ? [request.method, request.upstream, request.endpoint, request.status, request.reason].join(" ") : request.id;
+  const make = (request) => el("details", { "data-request": request.id, ontoggle: (event) => explain(event.target) },
+    el("summary", {}, el("time", { "data-part": "when" }), ` ${request.method} ${request.upstream}/${request.endpoint}: `,
+      el("b", { "data-part": "what" }), el("span", { "data-part": "took" })),
     el("p", { class: "steps", "data-part": "steps" }), el("p", { class: "facts quiet", "data-part": "more" }));
+  const change = (node, request) => {
+    if (!request.method) return;
+    const what = [request.status ?? "caller disconnected", request.reason].filter(Boolean).join(" ");
+    say(part(node, "when"), clock(request.unix_ms));
+    say(part(node, "what"), request.count > 1 ? `${what} × ${request.count}` : what);
+    say(part(node, "took"), request.count > 1 ? ` since ${clock(request.first_unix_ms)}` : ` in ${time(request.took_us / 1000)}`);
+    // A closed row shows its latest request when it is opened.
+    if (!node.open && node.dataset.request !== request.id) {
+      node.dataset.request = request.id;
+      part(node, "steps").replaceChildren();
+      part(node, "more").replaceChildren();
+    }
+  };
   // Keep an open entry even if newer ones replace it in the list.
-  const open = [...at("rough").querySelectorAll("details[open]")].filter((node) => !now.requests.some((own) => own.id === node.dataset.key));
+  const keys = new Set(now.requests.map(key));
+  const open = [...at("rough").querySelectorAll("details[open]")].filter((node) => !keys.has(node.dataset.key));
   const kept = open.map((node) => ({ id: node.dataset.key }));
-  each(at("rough"), [...now.requests, ...kept], (request) => request.id, make);
+  each(at("rough"), [...now.requests, ...kept], key, make, change);
   if (!now.requests.length && !kept.length) at("rough").append(el("p", { class: "quiet", "data-key": "none" }, "None so far."));
 }
 

@@ -12,8 +12,8 @@ function plot(label, series, tag) {
   const svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
   for (const name of series) svg.append(shape(tag, { class: name }));
   const spans = series.map((name) => el("span", { class: `s-${name}`, "data-part": name }));
-  return el("figure", {}, el("figcaption", {}, el("b", {}, label), ...spans, el("span", { class: "plain", "data-part": "most" })),
-    svg, el("div", { class: "axis", "aria-hidden": "true" }, el("span", { "data-part": "from" }), el("span", {}, "now")));
+  return el("figure", {}, el("figcaption", {}, el("b", {}, label), ...spans), svg,
+    el("div", { class: "axis", "aria-hidden": "true" }, el("span", { "data-part": "from" }), el("span", { "data-part": "most" }), el("span", {}, "now")));
 }
 
 // A round number at or above every value, so that the scale does not change with each point.
@@ -41,7 +41,7 @@ function drawRates(figure, points, most) {
   const words = { ok: "answered", held: "held back", failed: "failed" };
   const texts = Object.entries(words).map(([name, word]) => [name, `${word} ${number(last[name])}/s`]);
   for (const [name, text] of texts) say(part(figure, name), text);
-  say(part(figure, "most"), `up to ${number(top)}/s`);
+  say(part(figure, "most"), `scale: 0 to ${number(top)}/s`);
   mark(figure.querySelector("svg"), "aria-label", `Requests a second: ${texts.map(([, text]) => text).join(", ")}`);
 }
 
@@ -61,6 +61,6 @@ function drawTimes(figure, points, most) {
   const last = points.at(-1) ?? {};
   const texts = [["p50", `half within ${time(last.p50_ms)}`], ["p99", `99 % within ${time(last.p99_ms)}`]];
   for (const [name, text] of texts) say(part(figure, name), text);
-  say(part(figure, "most"), `up to ${time(top)}`);
+  say(part(figure, "most"), `scale: 0 to ${time(top)}`);
   mark(figure.querySelector("svg"), "aria-label", `Time to the answer: ${texts.map(([, text]) => text).join(", ")}`);
 }
