@@ -42,13 +42,14 @@ async fn breakers_are_listed_and_forced() {
     }
     let listed = printed(&admin, &["breakers"]).await;
     let lines: Vec<&str> = listed.lines().collect();
-    assert!(words(lines[0])[..3] == ["BREAKER", "STATE", "SINCE"] && lines.len() == 3, "{listed}");
-    assert_eq!(words(lines[1])[..2], ["api/any", "open"], "{listed}");
+    assert!(words(lines[0])[..3] == ["BREAKER", "STATE", "SINCE"] && lines.len() == 4, "{listed}");
+    assert_eq!(words(lines[1])[..3], ["api/any", "(reads)", "open"], "{listed}");
     assert!(lines[1].contains("5 failures in a row"), "{listed}");
-    assert_eq!(words(lines[2]), ["api/delete", "closed", "-", "-", "0", "-", "-"], "{listed}");
+    assert_eq!(words(lines[2])[..2], ["api/any", "closed"], "{listed}");
+    assert_eq!(words(lines[3]), ["api/delete", "closed", "-", "-", "0", "-", "-"], "{listed}");
     let json: Value = serde_json::from_str(&printed(&admin, &["breakers", "--json"]).await).unwrap();
     assert_eq!(
-        (&json[0]["state"], &json[0]["why"]),
+        (&json[1]["state"], &json[1]["why"]),
         (&json!("open"), &json!("5 failures in a row: answered 503")),
         "{json}"
     );

@@ -66,8 +66,9 @@ function number(value) {
 function time(ms) {
   if (ms == null) return "–";
   if (ms < 1) return `${Math.round(ms * 1000)} µs`;
-  if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
-  if (ms < 59_500) return `${(ms / 1000).toFixed(ms < 9_950 ? 1 : 0).replace(/\.0$/, "")} s`;
+  const short = (value) => value.toFixed(value < 9.95 ? 1 : 0).replace(/\.0$/, "");
+  if (ms < 999.5) return `${short(ms)} ms`;
+  if (ms < 59_500) return `${short(ms / 1000)} s`;
   const two = (whole, unit, rest, less) => rest ? `${whole} ${unit} ${rest} ${less}` : `${whole} ${unit}`;
   const seconds = Math.round(ms / 1000);
   if (seconds < 3600) return two(Math.floor(seconds / 60), "min", seconds % 60, "s");
