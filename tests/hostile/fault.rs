@@ -378,3 +378,17 @@ async fn a_good_generation_that_went_bad_is_never_fallen_back_to() {
     assert!(matches!(event, Event::RolledBack { to: Some(1), .. }), "{event}");
     assert_eq!(stage.policy().await, "http-standard");
 }
+
+/// A panic's text may quote the request, so the event names the place alone.
+#[tokio::test]
+async fn a_panic_is_told_by_its_place() {
+    let stage = Stage::new(&[]).await;
+    stage.drop_guest("panic");
+    stage.installed(2).await;
+    for _ in 0..3 {
+        stage.front.send("GET", "/s3cret", "", "").await;
+    }
+    let event = stage.until("panic", |event| matches!(event, Event::RolledBack { .. })).await.to_string();
+    assert!(event.contains("the last time: the policy panicked at testing/panic/src/lib.rs:17:9;"), "{event}");
+    assert!(!event.contains("s3cret"), "{event}");
+}

@@ -115,6 +115,15 @@ fn a_new_policy_is_built_tested_and_served() {
                 x-should-retry, stripe-should-retry, 200 bytes of the response)\n";
     assert!(inspected.starts_with("parcels 0.1.0  ") && inspected.ends_with(last), "{inspected}");
     let component = folder.path().join("parcels/parcels.wasm");
+    // The same sources in another folder give the same bytes, although both policies share a target folder.
+    let copied = std::process::Command::new("cp").args(["-r", "parcels", "copy"]).current_dir(folder.path()).status();
+    assert!(copied.unwrap().success());
+    std::fs::remove_file(folder.path().join("copy/parcels.wasm")).unwrap();
+    within(&["policy", "build", "copy"]);
+    assert!(
+        std::fs::read(&component).unwrap() == std::fs::read(folder.path().join("copy/parcels.wasm")).unwrap(),
+        "two digests of the same sources"
+    );
     let upstream = "http://127.0.0.1:9";
     let (_host, address) = Triage::serve(&["--upstream", upstream, "--policy", component.to_str().unwrap()]);
     let answer = super::child::get(address, "/a");
@@ -269,4 +278,8 @@ fn policy_bench_measures_and_reports_a_policy_that_fails() {
     let ended = run(&["policy", "bench", &component("trap"), "-n", "50"]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.err.contains("the policy failed in decision 1: the policy trapped"), "{ended:?}");
+    let ended = run(&["policy", "bench", &component("panic"), "-n", "50"]);
+    let told =
+        "the policy failed in decision 1: the policy panicked at testing/panic/src/lib.rs:17:9: no verdict for \"/\"\n";
+    assert!(ended.err.ends_with(told), "{ended:?}");
 }

@@ -31,13 +31,24 @@ pub struct EngineError(#[source] pub(super) wasmtime::Error);
 /// A new engine with a tier's settings.
 pub(super) fn for_tier(tier: Tier) -> Result<wasmtime::Engine, EngineError> {
     match tier {
-        Tier::Sync => started(SYNC_BOUNDS, SYNC_INSTANCES, SYNC_RESIDENT_BYTES),
-        Tier::Wasi => started(WASI_BOUNDS, WASI_INSTANCES, WASI_RESIDENT_BYTES),
+        Tier::Sync => started(SYNC_BOUNDS, SYNC_INSTANCES, SYNC_RESIDENT_BYTES, true),
+        // An interpreter writes its errors to its standard error, which is logged.
+        Tier::Wasi => started(WASI_BOUNDS, WASI_INSTANCES, WASI_RESIDENT_BYTES, false),
     }
 }
 
-fn started(bounds: Bounds, instances: u32, resident_bytes: usize) -> Result<wasmtime::Engine, EngineError> {
-    let start = |pagemap_scan| wasmtime::Engine::new(&config(bounds, instances, resident_bytes, pagemap_scan));
+fn started(
+    bounds: Bounds,
+    instances: u32,
+    resident_bytes: usize,
+    dumps: bool,
+) -> Result<wasmtime::Engine, EngineError> {
+    let start = |pagemap_scan| {
+        let mut config = config(bounds, instances, resident_bytes, pagemap_scan);
+        // For the text of a panic: without a dump the memory of an instance cannot be reached.
+        config.coredump_on_trap(dumps);
+        wasmtime::Engine::new(&config)
+    };
     start(Enabled::Yes).or_else(|_| start(Enabled::No)).map_err(EngineError)
 }
 

@@ -181,7 +181,7 @@ fn differences(policy: &Policy, router: &Router, case: &Case, settle: Option<boo
     let outcome: Outcome<'_> = case.outcome();
     let verdict = match policy.decide(&attempt, &outcome) {
         Ok(verdict) => verdict,
-        Err(fault) => return Ok(format!("the policy failed: {}", fault.with_cause())),
+        Err(fault) => return Ok(format!("the policy failed: {}", fault.for_author())),
     };
     let mut differs = compare::verdict(&verdict, &case.expected);
     if let Some(settle) = settle {

@@ -7,6 +7,7 @@ use super::{
     engine::Engine,
     guest_call::{GuestCall, Waited, allow},
     load_error::{LOAD_MS, LoadError, LoadOptions},
+    panic_text,
     store_data::StoreData,
     wasi::LogBudget,
 };
@@ -62,27 +63,28 @@ impl<W: GuestCall> Instances<W> {
     }
 
     pub(super) fn describe(&self) -> Result<Description, LoadError> {
-        let call = |call| {
-            move |error: wasmtime::Error| match error.downcast_ref::<Trap>() {
-                Some(Trap::Interrupt) => LoadError::Overran { call },
-                _ => LoadError::Call { call, source: error },
-            }
+        let failed = |call, error: wasmtime::Error, store: &Store<_>| match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => LoadError::Overran { call },
+            _ => match panic_text::of(&error, store) {
+                Some(panic) => LoadError::GuestPanicked { call, panic },
+                None => LoadError::Call { call, source: panic_text::without_dump(error) },
+            },
         };
         let _running = self.engine.runs();
         let mut store = self.store(LOAD_MS);
-        let guest = W::instantiate(&self.pre, &mut store).map_err(call("start"))?;
-        let described = W::describe(&guest, &mut store).map_err(call("describe"))?;
+        let guest = W::instantiate(&self.pre, &mut store).map_err(|error| failed("start", error, &store))?;
+        let described = W::describe(&guest, &mut store).map_err(|error| failed("describe", error, &store))?;
         let description = convert::description(described)?;
         allow(&mut store, LOAD_MS);
         W::configure(&guest, &mut store, &self.settings)
-            .map_err(call("configure"))?
+            .map_err(|error| failed("configure", error, &store))?
             .map_err(|refusal| LoadError::Settings(convert::short(&refusal, 1000)))?;
         if self.settings == NO_SETTINGS {
             return Ok(description);
         }
         // Settings may change the description, such as the time within which a write is committed.
         allow(&mut store, LOAD_MS);
-        let described = W::describe(&guest, &mut store).map_err(call("describe"))?;
+        let described = W::describe(&guest, &mut store).map_err(|error| failed("describe", error, &store))?;
         let configured = convert::description(described)?;
         let operations = |description: &Description| -> Vec<_> {
             let all = description.endpoints.iter();
@@ -109,13 +111,16 @@ impl<W: GuestCall> Instances<W> {
 
     fn fresh(&self) -> Result<Instance<W>, Fault> {
         let mut store = self.store(DECIDE_MS);
-        let guest = W::instantiate(&self.pre, &mut store).map_err(|error| match fault(error) {
-            // The code that runs before the first call is the guest's own too, so its traps are the guest's fault.
-            Fault::Trapped(error) if !error.is::<Trap>() => Fault::Instantiate(error),
-            guilty => guilty,
+        let guest = W::instantiate(&self.pre, &mut store).map_err(|error| {
+            let is_trap = error.is::<Trap>();
+            match fault(error, &store) {
+                // The code that runs before the first call is the guest's own too, so its traps are the guest's fault.
+                Fault::Trapped(error) if !is_trap => Fault::Instantiate(error),
+                guilty => guilty,
+            }
         })?;
         W::configure(&guest, &mut store, &self.settings)
-            .map_err(fault)?
+            .map_err(|error| fault(error, &store))?
             .map_err(|refusal| Fault::Configure(convert::short(&refusal, 200)))?;
         Ok(Instance { store, guest, calls: 0 })
     }
@@ -155,7 +160,7 @@ impl<W: GuestCall> Instances<W> {
         let Instance { store, guest, calls } = &mut instance;
         allow(store, DECIDE_MS);
         let lifted = convert::lowered(attempt, outcome, interest, |attempt, outcome| {
-            W::decide(guest, store, attempt, outcome).map_err(fault)
+            W::decide(guest, &mut *store, attempt, outcome).map_err(|error| fault(error, &*store))
         })?;
         *calls += 1;
         // Reuse an instance only if it returned a verdict: after a trap its state is unknown.
@@ -171,10 +176,13 @@ impl<W: GuestCall> Instances<W> {
     }
 }
 
-fn fault(error: wasmtime::Error) -> Fault {
+fn fault<W>(error: wasmtime::Error, store: &Store<StoreData<W>>) -> Fault {
     match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt) => Fault::Overran { cap_ms: DECIDE_MS },
         _ if error.is::<Waited>() => Fault::Waited,
-        _ => Fault::Trapped(error),
+        _ => match panic_text::of(&error, store) {
+            Some(panic) => Fault::Panicked(panic),
+            None => Fault::Trapped(panic_text::without_dump(error)),
+        },
     }
 }

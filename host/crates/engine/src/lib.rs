@@ -27,6 +27,7 @@ mod instances;
 mod load;
 mod load_error;
 mod nesting_limit;
+mod panic_text;
 pub mod prebuilt;
 pub mod property_check;
 pub mod scaffold;
@@ -47,6 +48,7 @@ pub use load::contained;
 pub use load::panic_if_marked;
 pub use load_error::{LoadError, LoadOptions};
 pub use nesting_limit::TooDeep;
+pub use panic_text::PanicText;
 pub use triage_core::{
     contract::{self, hints},
     digest::{Digest, NotADigest},
@@ -98,6 +100,9 @@ pub enum Fault {
     /// The guest trapped, or returned more than the host accepts.
     #[error("the policy trapped")]
     Trapped(#[source] wasmtime::Error),
+    /// The guest panicked. The message names the place alone: the panic's text may quote what the policy was shown.
+    #[error("the policy panicked at {}", .0.at)]
+    Panicked(PanicText),
     /// The engine could not instantiate the component.
     #[error("the policy could not be instantiated")]
     Instantiate(#[source] wasmtime::Error),
@@ -115,10 +120,19 @@ impl Fault {
         match self {
             Self::Overran { .. } | Self::Costly { .. } => "overran",
             Self::Waited => "waited",
-            Self::Trapped(_) => "trapped",
+            Self::Trapped(_) | Self::Panicked(_) => "trapped",
             Self::Instantiate(_) => "instantiate",
             Self::Configure(_) => "configure",
             Self::Invalid(_) => "invalid",
+        }
+    }
+
+    /// The fault, its cause and a panic's text on one line, for the policy's author: the text is of no use to others, and may quote what
+    /// the policy was shown.
+    pub fn for_author(&self) -> String {
+        match self {
+            Self::Panicked(panic) => format!("the policy panicked at {panic}"),
+            _ => self.with_cause(),
         }
     }
 

@@ -5,6 +5,7 @@ use super::{
     component_info::OtherContract,
     convert::{self, InvalidDescription},
     nesting_limit::TooDeep,
+    panic_text::PanicText,
 };
 
 /// The maximum size of a component. A Python policy has 18 MB.
@@ -115,6 +116,14 @@ pub enum LoadError {
         /// The trap.
         #[source]
         source: wasmtime::Error,
+    },
+    /// The policy panicked in a call at load, which has seen the operator's settings only.
+    #[error("the policy panicked in `{call}` at {panic}; correct that function")]
+    GuestPanicked {
+        /// The function, as in `Call`.
+        call: &'static str,
+        /// The panic.
+        panic: PanicText,
     },
     /// The policy's description failed validation.
     #[error("the policy's description is invalid: {0}")]

@@ -185,7 +185,7 @@ impl Check<'_> {
         let verdict = match self.policy.decide(&attempt, &outcome) {
             Ok(verdict) => verdict,
             Err(fault) => {
-                note(Kind::Fault, fault.with_cause(), None, None);
+                note(Kind::Fault, fault.for_author(), None, None);
                 return false;
             }
         };

@@ -95,7 +95,7 @@ fn measured(kind: &'static str, policy: &Arc<Policy>, decisions: u32) -> Result<
         let decided = policy.decide(&attempt, outcome);
         each.push(before.elapsed());
         if let Err(fault) = decided {
-            bail!("the policy failed in decision {}: {}", number + 1, fault.with_cause());
+            bail!("the policy failed in decision {}: {}", number + 1, fault.for_author());
         }
     }
     each.sort_unstable();
