@@ -103,6 +103,17 @@ async fn events_and_requests_are_listed() {
     let lines: Vec<&str> = listed.lines().collect();
     assert!(lines.len() == 2 && lines[1].starts_with(id) && lines[1].ends_with("GET api/any  503"), "{listed}");
     assert_eq!(printed(&admin, &["explain", "--rough"]).await, listed, "without an id");
+    front.ask("GET", "/a", "").await;
+    front.ask("GET", "/a", "").await;
+    let refused =
+        printed(&admin, &["requests", "--endpoint", "any", "--status", "5xx", "--reason", "breaker-open"]).await;
+    let row = refused.lines().nth(1).unwrap_or_default();
+    assert!(row.ends_with("GET api/any  503 breaker-open x 2") && refused.lines().count() == 2, "{refused}");
+    assert_eq!(printed(&admin, &["explain", "--reason", "breaker-open"]).await, refused);
+    let none = printed(&admin, &["requests", "--status", "404"]).await;
+    assert_eq!(none, "no request is kept that passes these filters\n");
+    let wrong = ran(&admin, &["requests", "--status", "6xx"]).await;
+    assert!(wrong.code == Some(1) && wrong.err.contains("a class such as 5xx"), "{wrong:?}");
     let both = ran(&admin, &["explain", id, "--rough"]).await;
     assert_eq!(both.code, Some(2), "{both:?}");
 }

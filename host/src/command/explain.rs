@@ -15,7 +15,7 @@ use triage_admin::Shape;
 pub struct Options {
     /// The request's id, from its answer's triage-request-id header; without it, the latest requests are listed as `triage
     /// requests` does
-    #[arg(conflicts_with_all = ["upstream", "endpoint", "status", "limit", "rough", "watch"])]
+    #[arg(conflicts_with_all = ["upstream", "endpoint", "status", "reason", "limit", "rough", "watch"])]
     id: Option<String>,
     #[command(flatten)]
     filters: Filters,

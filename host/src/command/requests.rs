@@ -1,7 +1,7 @@
 //! `triage requests`: the recent requests of a running host, the latest first.
 
 use super::{
-    answer::{items, moment, text},
+    answer::{items, millis, moment, text},
     output::Output,
     remote::segment,
     table::Table,
@@ -27,7 +27,10 @@ pub struct Filters {
     /// Only answers with this status, such as 503, or of this class, such as 5xx
     #[arg(long)]
     status: Option<String>,
-    /// At most this number of requests, from 1 to 500 [default: 100]
+    /// Only requests that the host answered itself for this reason, such as breaker-open
+    #[arg(long)]
+    reason: Option<String>,
+    /// At most this number of rows, from 1 to 500 [default: 100]
     #[arg(long, value_name = "N")]
     limit: Option<u32>,
     /// Only requests with an incident: a retry, a refusal, a failure
@@ -58,9 +61,9 @@ pub fn list(filters: &Filters, output: &Output) -> Result<ExitCode> {
 impl Filters {
     /// The path of the list. The host checks the values and says which ones it takes.
     fn path(&self) -> String {
-        let Self { upstream, endpoint, status, limit, rough } = self;
+        let Self { upstream, endpoint, status, reason, limit, rough } = self;
         let mut path = format!("/api/v1/requests?rough={rough}");
-        for (name, value) in [("upstream", upstream), ("endpoint", endpoint), ("status", status)] {
+        for (name, value) in [("upstream", upstream), ("endpoint", endpoint), ("status", status), ("reason", reason)] {
             if let Some(value) = value {
                 let _ = write!(path, "&{name}={}", segment(value));
             }
@@ -81,6 +84,24 @@ pub fn micros(us: &Value) -> String {
 pub fn answer(request: &Value) -> String {
     let status = request["status"].as_u64();
     status.map_or_else(|| "no answer: the caller disconnected".to_owned(), |status| status.to_string())
+}
+
+/// The answer, the host's own reason for it, and the number of requests that the row stands for.
+fn folded(row: &Value) -> String {
+    let mut text = answer(row);
+    if row["reason"].is_string() {
+        let _ = write!(text, " {}", self::text(&row["reason"]));
+    }
+    if let Some(count) = row["count"].as_u64().filter(|count| *count > 1) {
+        let _ = write!(text, " x {count}");
+        let times = millis(&row["unix_ms"]).zip(millis(&row["first_unix_ms"]));
+        // The host derives the two times from their ages, so that their difference is not exact.
+        let seconds = times.map_or(0, |(latest, first)| latest.saturating_sub(first).as_secs_f64().round() as u64);
+        if seconds > 0 {
+            let _ = write!(text, " within {}", Rounded(Duration::from_secs(seconds)));
+        }
+    }
+    text
 }
 
 /// Method, upstream and endpoint of a request.
@@ -105,7 +126,7 @@ fn table(requests: &Value) -> String {
             moment(&request["unix_ms"]),
             micros(&request["took_us"]),
             target(request),
-            answer(request),
+            folded(request),
         ];
         table.row(style, cells);
     }
@@ -124,10 +145,14 @@ mod tests {
             upstream: Some("api".to_owned()),
             endpoint: Some("a&limit=1".to_owned()),
             status: Some("5xx".to_owned()),
+            reason: Some("breaker-open".to_owned()),
             limit: Some(7),
             rough: true,
         };
-        assert_eq!(filters.path(), "/api/v1/requests?rough=true&upstream=api&endpoint=a~limit~1&status=5xx&limit=7");
+        assert_eq!(
+            filters.path(),
+            "/api/v1/requests?rough=true&upstream=api&endpoint=a~limit~1&status=5xx&reason=breaker-open&limit=7"
+        );
     }
 
     #[test]
@@ -140,10 +165,14 @@ mod tests {
         };
         let mut none = request("", json!(404));
         none["upstream"] = json!("");
+        let mut folded = request("list", json!(503));
+        (folded["reason"], folded["count"], folded["first_unix_ms"]) =
+            (json!("breaker-open"), json!(1412), json!(27_000));
         let expected = "\
             ID                TIME (UTC)            TOOK       REQUEST       ANSWER\n\
             c50613cb42e56e0c  01 Jan 1970 00:01:00  1 min 2 s  GET api/list  no answer: the caller disconnected\n\
-            c50613cb42e56e0c  01 Jan 1970 00:01:00  1 min 2 s  no endpoint   404\n";
-        assert_eq!(table(&json!([request("list", Value::Null), none])), expected);
+            c50613cb42e56e0c  01 Jan 1970 00:01:00  1 min 2 s  no endpoint   404\n\
+            c50613cb42e56e0c  01 Jan 1970 00:01:00  1 min 2 s  GET api/list  503 breaker-open x 1412 within 33 s\n";
+        assert_eq!(table(&json!([request("list", Value::Null), none, folded])), expected);
     }
 }

@@ -4,6 +4,7 @@ pub(super) mod groups;
 pub(super) mod health;
 pub(super) mod history;
 pub(super) mod records;
+mod request_filter;
 
 use super::{
     AdminState,

@@ -110,7 +110,7 @@ async fn now(state: &AdminState) -> Arc<str> {
         let sampler = state.live.sampler.lock();
         (sampler.rates(), sampler.points())
     };
-    let requests = shared.workers.latest(MAX_REQUESTS, true);
+    let requests = shared.workers.latest(MAX_REQUESTS, true, |_| true);
     let now = Now {
         unix_ms: shared.clock.unix_ms(),
         status: dto::status(state, state.monitor.refresh(state)),

@@ -91,12 +91,22 @@ impl WorkerTelemetry {
         self.timelines.lock().all().find(|timeline| timeline.id == id).cloned()
     }
 
-    /// Adds this worker's rows. Refusals are folded into runs.
-    fn add_rows(&self, most: usize, troubled_only: bool, rows: &mut Vec<RequestRow>, runs: &mut RefusalRuns) {
+    /// Adds this worker's rows that are wanted. Refusals are folded into runs.
+    fn add_rows(
+        &self,
+        (most, troubled_only): (usize, bool),
+        wanted: impl Fn(&RequestRow) -> bool + Copy,
+        rows: &mut Vec<RequestRow>,
+        runs: &mut RefusalRuns,
+    ) {
         let timelines = self.timelines.lock();
-        let troubled = timelines.troubled.iter().rev().take(most);
-        let ordinary = timelines.ordinary.iter().rev().take(if troubled_only { 0 } else { most });
-        rows.extend(troubled.chain(ordinary).map(RequestRow::from));
+        let add = |ring: &VecDeque<RequestTimeline>, rows: &mut Vec<RequestRow>| {
+            rows.extend(ring.iter().rev().map(RequestRow::from).filter(wanted).take(most));
+        };
+        add(&timelines.troubled, rows);
+        if !troubled_only {
+            add(&timelines.ordinary, rows);
+        }
         runs.join(&timelines.runs);
     }
 }
@@ -147,13 +157,18 @@ impl WorkersTelemetry {
     }
 
     /// The latest requests, the latest first. Equal refusals of requests that were not sent are one row. `troubled_only`: only requests with
-    /// trouble, such as a refusal, a retry, a clamp, a failure or a disconnected caller.
-    pub fn latest(&self, most: usize, troubled_only: bool) -> Vec<RequestRow> {
+    /// trouble, such as a refusal, a retry, a clamp, a failure or a disconnected caller. Only rows that are `wanted` count.
+    pub fn latest(
+        &self,
+        most: usize,
+        troubled_only: bool,
+        wanted: impl Fn(&RequestRow) -> bool + Copy,
+    ) -> Vec<RequestRow> {
         let (mut rows, mut runs) = (Vec::new(), RefusalRuns::default());
         for worker in self.all.lock().iter() {
-            worker.add_rows(most, troubled_only, &mut rows, &mut runs);
+            worker.add_rows((most, troubled_only), wanted, &mut rows, &mut runs);
         }
-        rows.extend(runs.rows());
+        rows.extend(runs.rows().into_iter().filter(wanted));
         rows.sort_by_key(|row| std::cmp::Reverse(row.began));
         rows.truncate(most);
         rows

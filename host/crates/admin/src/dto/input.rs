@@ -62,6 +62,18 @@ pub(crate) struct RequestsQuery {
     #[param(minimum = 1, maximum = 500, default = 100)]
     #[serde(default = "usual_limit")]
     pub(crate) limit: usize,
+    /// Only requests to this upstream.
+    #[param(min_length = 1)]
+    pub(crate) upstream: Option<String>,
+    /// Only requests to endpoints of this name.
+    #[param(min_length = 1)]
+    pub(crate) endpoint: Option<String>,
+    /// Only answers with this status, such as 503, or of this class, such as 5xx.
+    #[param(pattern = "^[1-5]([0-9][0-9]|xx)$")]
+    pub(crate) status: Option<String>,
+    /// Only requests that the host answered itself for this reason, such as `breaker-open`.
+    #[param(pattern = "^[a-z-]+$")]
+    pub(crate) reason: Option<String>,
 }
 
 fn usual_limit() -> usize {

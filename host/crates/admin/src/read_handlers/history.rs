@@ -1,5 +1,6 @@
 //! Reads of recent events and requests.
 
+use super::request_filter::RequestFilter;
 use crate::{
     AdminState,
     dto::{
@@ -47,19 +48,30 @@ pub(crate) async fn events(
     responses(
         (status = 200, description = "Recent requests.", body = Vec<dto::Summary>),
         (status = 400, response = Problem),
+        (status = 404, response = Problem),
     ),
 )]
 pub(crate) async fn requests(
     State(state): State<AdminState>,
     query: Result<Query<RequestsQuery>, QueryRejection>,
 ) -> Result<Json<Vec<dto::Summary>>, Refusal> {
-    let malformed = || Refusal::Malformed(format!("rough must be true or false, limit from 1 to {MAX_REQUESTS}"));
-    let Query(RequestsQuery { rough, limit }) = query.map_err(|_| malformed())?;
+    let malformed = || {
+        Refusal::Malformed(format!(
+            "rough must be true or false, limit from 1 to {MAX_REQUESTS}; the other parameters are upstream, endpoint, \
+             status and reason"
+        ))
+    };
+    let Query(query) = query.map_err(|_| malformed())?;
+    let RequestsQuery { rough, limit, .. } = query;
     if !(1..=MAX_REQUESTS).contains(&limit) {
         return Err(malformed());
     }
+    let filter = RequestFilter::of(query)?;
     let shared = &state.host.shared;
-    let rows = shared.workers.latest(limit, rough);
+    let rows = shared.workers.latest(limit, rough, |row| filter.fits(row));
+    if rows.is_empty() && filter.names_none(&state) {
+        return Err(Refusal::None { what: "such upstream or endpoint", list: "/api/v1/breakers" });
+    }
     Ok(Json(rows.iter().map(|row| dto::summary(row, &shared.clock)).collect()))
 }
 
