@@ -9,6 +9,7 @@ mod limits;
 mod orphans;
 mod overload;
 mod retry;
+mod timelines;
 
 use crate::support::{Answered, read};
 use bytes::Bytes;

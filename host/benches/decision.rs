@@ -93,8 +93,9 @@ fn accounting(criterion: &mut Criterion) {
         group.bench_function(name, |bench| {
             bench.iter(|| {
                 let mut account = RequestRecorder::open(&worker);
-                account.permitted(false, Duration::ZERO);
+                account.permit_waited(false, Duration::ZERO);
                 let sent = Instant::now();
+                account.note_at(sent, || TimelineEvent::Permit { is_probe: false, wait: Duration::ZERO });
                 account.note_at(sent, || TimelineEvent::Sent { attempt: 1 });
                 account.answered(200, sent, sent.elapsed(), true);
                 account.settled();

@@ -48,8 +48,9 @@ use crate::{
     host::{Host, Shared},
     idempotency::{ClaimOwner, FencingToken},
     overload::{MemoryReservation, UnderWay, peers::Connection},
+    policy::contract::Effect,
     retry::NextAction,
-    telemetry::{RequestId, RequestRecorder, task_spans},
+    telemetry::{RequestId, RequestRecorder, TimelineEvent, WaitedFor, task_spans},
     upstream::{Body, headers::Caller},
 };
 use early_response::Leaves;
@@ -178,7 +179,9 @@ impl RequestContext {
                 Begins::Answered(response) => return Ok(response),
             };
             let began = Instant::now();
-            self.take_lock(progress, &mut guard).await?;
+            self.take_lock(progress, &mut guard)
+                .await
+                .inspect_err(|_| progress.recorder.waited(WaitedFor::EqualRequest))?;
             if let Some(entry) = entry.as_ref().filter(|_| others) {
                 if self.found_orphan(entry, began).await? {
                     hand_over(guard);
@@ -187,7 +190,11 @@ impl RequestContext {
                 }
                 progress.listed = Some(Arc::clone(entry));
             }
-            start = self.after_equal_condition(start, progress).await?;
+            let after_condition = self.after_equal_condition(start, progress).await;
+            if self.effect != Effect::Safe {
+                progress.recorder.waited(WaitedFor::EqualRequest);
+            }
+            start = after_condition?;
             if let Some(guard) = &mut guard {
                 progress.owner = ClaimOwner::Record(guard.id());
                 if guard.is_marked_by_sends() {
@@ -229,6 +236,9 @@ impl RequestContext {
                     self.resend_with_key(progress, guard).await?
                 }
                 NextAction::Verify(probe) => {
+                    if !probe.delay.is_zero() {
+                        progress.recorder.note(|| TimelineEvent::Waits { wait: probe.delay });
+                    }
                     sleep(probe.delay).await;
                     self.send_verification(&probe, progress, guard).await?
                 }

@@ -23,6 +23,7 @@ mod request_recorder;
 mod request_timeline;
 pub mod task_spans;
 pub mod trace_context;
+mod waited_for;
 mod worker_telemetry;
 
 pub use cgroup::Cgroup;
@@ -39,4 +40,5 @@ pub use refusal_runs::RequestRow;
 pub use request_recorder::RequestRecorder;
 pub use request_timeline::{NotARequestId, RequestId, RequestTimeline, TimedEvent, TimelineEvent};
 pub use trace_context::TraceContext;
+pub use waited_for::WaitedFor;
 pub use worker_telemetry::{WorkerTelemetry, WorkersTelemetry};

@@ -220,6 +220,9 @@ fn spans(timeline: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Valu
                     format!("verification {verification}"),
                 ));
             }
+            TimelineEvent::HealthCall { call } => {
+                sent = Some((*noted, timeline.id.span(HEALTH_CALL_SPANS + call), format!("health call {call}")));
+            }
             TimelineEvent::Answered { status, .. } => {
                 if let Some((from, id, name)) = sent.take() {
                     let own_status = [("http.response.status_code", (*status).into())];
@@ -279,8 +282,9 @@ fn spans(timeline: &RequestTimeline, now: Instant, now_unix_ms: u64) -> Vec<Valu
     all
 }
 
-/// Offsets for the span numbers of verifications, decisions and calls of shared state, so that span ids of a request are unique.
+/// Offsets for the span numbers of verifications, health calls, decisions and calls of shared state, so that span ids of a request are unique.
 const VERIFICATION_SPANS: u32 = 1 << 16;
+const HEALTH_CALL_SPANS: u32 = 1 << 15;
 const DECISION_SPANS: u32 = 1 << 17;
 const STATE_SPANS: u32 = 1 << 18;
 

@@ -2,9 +2,9 @@
 
 use super::{
     EndpointCounters, EndpointMeters, Names, RequestId, RequestTimeline, TimedEvent, TimelineEvent, TraceContext,
-    WorkerTelemetry,
+    WaitedFor, WorkerTelemetry,
     endpoint_counters::{KeyResult, OrphanResult, status},
-    request_timeline::MAX_EVENTS,
+    request_timeline::{MAX_EVENTS, MIN_SHOWN_WAIT},
     task_spans,
 };
 use crate::{
@@ -154,17 +154,35 @@ impl RequestRecorder {
         Arc::clone(&self.meter)
     }
 
-    /// Records that an attempt was admitted, after `wait`.
-    pub fn permitted(&mut self, is_probe: bool, wait: Duration) {
+    /// Counts the wait of an attempt for its breaker, budget and limits.
+    pub fn permit_waited(&mut self, is_probe: bool, wait: Duration) {
         self.meter.wait_time.observe(wait);
         self.is_troubled |= is_probe;
-        self.note(|| TimelineEvent::Permit { is_probe, wait });
+    }
+
+    /// Time since the last event, without the calls of shared state, which become events of their own.
+    fn since_last(&self) -> Duration {
+        let last = self.began + self.steps.last().map(|last| last.at).unwrap_or_default();
+        last.elapsed().saturating_sub(task_spans::time_since(last))
     }
 
     /// Records that an attempt was refused.
     pub fn denied(&mut self, problem: &Problem) {
         self.is_troubled = true;
-        self.note(|| TimelineEvent::Denied { reason: problem.reason() });
+        if self.worker.explains() {
+            let wait = self.since_last();
+            self.note(|| TimelineEvent::Denied { reason: problem.reason(), wait });
+        }
+    }
+
+    /// Names the time since the last event, unless it is too short to be a gap.
+    pub fn waited(&mut self, what: WaitedFor) {
+        if self.worker.explains() {
+            let wait = self.since_last();
+            if wait >= MIN_SHOWN_WAIT {
+                self.note(|| TimelineEvent::Waited { what, wait });
+            }
+        }
     }
 
     /// Records the response of an attempt, `took` after its send. `is_usual`: its duration is typical and enters the average.
@@ -181,7 +199,7 @@ impl RequestRecorder {
 
     /// Records the failure of an attempt.
     pub fn failed(&mut self, failure: Failure, took: Duration) {
-        let Failure { kind, sent, reason, certificate } = failure;
+        let Failure { kind, reason, certificate, .. } = failure;
         self.sends = Sends::Sent;
         self.meter.failed.add(kind as usize);
         self.meter.attempt_time.observe(took);
@@ -189,12 +207,11 @@ impl RequestRecorder {
         // Only a failure with a reason is logged, because it lasts until an operator acts. Metrics count the others.
         if let Some(reason) = reason {
             let Names { upstream, endpoint } = &*self.meter.names;
-            let (failure, text) = (kind.name(), reason.text());
+            let (kind, text) = (kind.name(), reason.text());
             let certificate = certificate.map_or(String::new(), |fact| format!(" ({fact})"));
-            tracing::warn!(request = %self.id, %upstream, %endpoint, failure, reason = reason.name(), "an attempt failed: {text}{certificate}");
+            tracing::warn!(request = %self.id, %upstream, %endpoint, failure = kind, reason = reason.name(), "an attempt failed: {text}{certificate}");
         }
-        let certificate = certificate.map(|fact| fact.to_string().into());
-        self.note(|| TimelineEvent::Failed { kind: kind.name(), reason, certificate, sent, took });
+        self.note(|| TimelineEvent::failed(failure, took));
     }
 
     /// Records that the status settled the outcome. The policy was not called, so the time is that of the response.
@@ -259,7 +276,14 @@ impl RequestRecorder {
         }
         self.meter.refusals.add(crate::error::REASONS.iter().position(|own| *own == reason).unwrap_or(usize::MAX));
         self.is_troubled = true;
-        self.note(|| TimelineEvent::Refused { reason });
+        // One line says both that the attempt got no permit and that the host answers for that reason.
+        let denial =
+            self.steps.pop_if(|last| matches!(last.step, TimelineEvent::Denied { reason: own, .. } if own == reason));
+        let denied_after = denial.and_then(|denial| match denial.step {
+            TimelineEvent::Denied { wait, .. } => Some(wait),
+            _ => None,
+        });
+        self.note(|| TimelineEvent::Refused { reason, denied_after });
     }
 
     /// Merges the calls of shared state that the request waited for into the events.

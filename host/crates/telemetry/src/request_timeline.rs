@@ -1,7 +1,11 @@
 //! The timeline of one request, which `triage explain` shows.
 
-use super::{RequestRow, endpoint_counters::Names};
-use crate::{contract::FailureReason, retry::ClampReason, rounded::Rounded};
+use super::{RequestRow, WaitedFor, endpoint_counters::Names};
+use crate::{
+    contract::{Failure, FailureReason},
+    retry::ClampReason,
+    rounded::Rounded,
+};
 use serde::{Serialize, Serializer};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -111,10 +115,33 @@ pub enum TimelineEvent {
         #[serde(rename = "took_us", serialize_with = "micros")]
         took: Duration,
     },
-    /// An attempt was refused.
+    /// The request waited for something else than an attempt.
+    Waited {
+        /// What it waited for.
+        #[serde(rename = "for", serialize_with = "wait_name")]
+        what: WaitedFor,
+        /// Duration of the wait.
+        #[serde(rename = "wait_us", serialize_with = "micros")]
+        wait: Duration,
+    },
+    /// A health call was sent: the upstream may sleep, or a half-open breaker is about to risk a request.
+    HealthCall {
+        /// Number of the call in a row, from 1.
+        call: u32,
+    },
+    /// The upstream is not awake: health calls follow each other until one succeeds. Only the first and the last are events.
+    Waking {
+        /// Time between two calls.
+        #[serde(rename = "interval_us", serialize_with = "micros")]
+        interval: Duration,
+    },
+    /// An attempt was refused, and an earlier answer or a verification decides.
     Denied {
         /// The reason in the problem's type.
         reason: &'static str,
+        /// Time since the event before.
+        #[serde(rename = "wait_us", serialize_with = "micros")]
+        wait: Duration,
     },
     /// An attempt was sent.
     Sent {
@@ -195,6 +222,13 @@ pub enum TimelineEvent {
     Refused {
         /// The reason in the problem's type.
         reason: &'static str,
+        /// How long the attempt waited that was refused for this reason; none if the host refused no attempt.
+        #[serde(
+            rename = "denied_after_us",
+            skip_serializing_if = "Option::is_none",
+            serialize_with = "optional_micros"
+        )]
+        denied_after: Option<Duration>,
     },
     /// The caller disconnected before the response.
     Abandoned,
@@ -202,6 +236,16 @@ pub enum TimelineEvent {
 
 fn micros<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(crate::clock::micros(*duration))
+}
+
+#[allow(clippy::ref_option)]
+fn optional_micros<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    micros(&duration.unwrap_or_default(), serializer)
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn wait_name<S: Serializer>(what: &WaitedFor, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(what.name())
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)]
@@ -214,7 +258,22 @@ fn reason_name<S: Serializer>(reason: &Option<FailureReason>, serializer: S) -> 
     serializer.serialize_str(reason.map_or("", FailureReason::name))
 }
 
+/// Shorter waits are not worth a word.
+pub(super) const MIN_SHOWN_WAIT: Duration = Duration::from_millis(1);
+
+/// The words on how long a refused attempt waited.
+fn after(wait: Duration) -> String {
+    if wait < MIN_SHOWN_WAIT { String::new() } else { format!(", after {}", Rounded(wait)) }
+}
+
 impl TimelineEvent {
+    /// The failure of an attempt or of a health call.
+    pub fn failed(failure: Failure, took: Duration) -> Self {
+        let Failure { kind, sent, reason, certificate } = failure;
+        let certificate = certificate.map(|fact| fact.to_string().into());
+        Self::Failed { kind: kind.name(), reason, certificate, sent, took }
+    }
+
     /// A policy's text, shortened and on one line.
     pub fn words(reason: &str) -> Box<str> {
         reason.chars().take(MAX_REASON_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -261,7 +320,13 @@ impl fmt::Display for TimelineEvent {
             Self::State { name, outcome, took } => {
                 write!(f, "shared state ({name}): {outcome} after {}", Rounded(*took))
             }
-            Self::Denied { reason } => write!(f, "no permit: {reason}"),
+            Self::Waited { what, wait } => write!(f, "waited {} for {what}", Rounded(*wait)),
+            Self::HealthCall { call: 1 } => f.write_str("health call sent: is the upstream well?"),
+            Self::HealthCall { call } => write!(f, "health call {call} sent"),
+            Self::Waking { interval } => {
+                write!(f, "the upstream is not awake: a health call follows every {}", Rounded(*interval))
+            }
+            Self::Denied { reason, wait } => write!(f, "no permit: {reason}{}", after(*wait)),
             Self::Sent { attempt } => write!(f, "attempt {attempt} sent"),
             Self::VerificationSent { verification } => {
                 write!(f, "verification {verification} sent: was the write applied?")
@@ -286,7 +351,10 @@ impl fmt::Display for TimelineEvent {
                 write!(f, "the upstream asked for a pause of {}: the whole group pauses", Rounded(*pause))
             }
             Self::Waits { wait } => write!(f, "waits {}", Rounded(*wait)),
-            Self::Refused { reason } => write!(f, "the host answers itself: {reason}"),
+            Self::Refused { reason, denied_after: None } => write!(f, "the host answers itself: {reason}"),
+            Self::Refused { reason, denied_after: Some(wait) } => {
+                write!(f, "no permit, so the host answers itself: {reason}{}", after(*wait))
+            }
             Self::Abandoned => f.write_str("the caller disconnected before the answer"),
         }
     }
@@ -332,7 +400,7 @@ impl RequestTimeline {
     /// The reason, if the host answered itself.
     pub fn refusal(&self) -> Option<&'static str> {
         self.steps.iter().rev().find_map(|noted| match noted.step {
-            TimelineEvent::Refused { reason } => Some(reason),
+            TimelineEvent::Refused { reason, .. } => Some(reason),
             _ => None,
         })
     }

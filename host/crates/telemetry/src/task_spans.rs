@@ -3,7 +3,7 @@
 
 use super::{TimelineEvent, request_timeline::MAX_EVENTS};
 use futures_util::future::Either;
-use std::cell::RefCell;
+use std::{cell::RefCell, time::Duration};
 use tokio::{task::futures::TaskLocalFuture, task_local, time::Instant};
 
 /// Each call with the time of its end.
@@ -28,6 +28,15 @@ pub fn note(name: &'static str, outcome: &'static str, began: Instant) {
             waited.push((now, TimelineEvent::State { name, outcome, took: now.saturating_duration_since(began) }));
         }
     });
+}
+
+/// How long the running request has waited for calls that ended after this time.
+pub fn time_since(at: Instant) -> Duration {
+    let took = |(ended, event): &(Instant, TimelineEvent)| match event {
+        TimelineEvent::State { took, .. } if *ended > at => *took,
+        _ => Duration::ZERO,
+    };
+    WAITED.try_with(|waited| waited.borrow().iter().map(took).sum()).unwrap_or_default()
 }
 
 /// Takes the calls of the running request so far.

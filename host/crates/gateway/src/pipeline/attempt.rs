@@ -19,7 +19,7 @@ use crate::{
     overload::{Admission, SampleOutcome, Shed},
     policy::contract::{BreakerSignal, Effect, Failure, FailureKind, Probe},
     state::group::{AttemptKind, Recheck, Refusal},
-    telemetry::{FailureCause, TimelineEvent},
+    telemetry::{FailureCause, RequestRecorder, TimelineEvent, WaitedFor},
     upstream::{self, Outbound},
 };
 use bytes::Bytes;
@@ -110,10 +110,11 @@ impl RequestContext {
     ) -> Result<CompletedAttempt, Problem> {
         let is_request = matches!(target, AttemptTarget::Request);
         if is_request && self.effect == Effect::Unsafe {
-            self.wake().await?;
+            self.wake(&mut progress.recorder).await?;
         }
-        let concurrency_permit = if is_request { self.concurrency_permit().await? } else { None };
+        let concurrency_permit = if is_request { self.concurrency_permit(&mut progress.recorder).await? } else { None };
         let (mut permit, checked_at) = self.admit(&target, progress).await?;
+        let (is_probe, wait) = (permit.is_probe(), permit.wait());
         let admission = if is_request { self.load(&mut permit, progress).await? } else { None };
         let (outbound, limit) = match target {
             AttemptTarget::Request => {
@@ -135,6 +136,8 @@ impl RequestContext {
             }
         };
         let began = Instant::now();
+        // Not before: a request that the queue or the last checks refuse has no permit.
+        progress.recorder.note_at(began, || TimelineEvent::Permit { is_probe, wait });
         let (attempt, verification) = (progress.attempts, progress.verifications);
         let step = || {
             if is_request { TimelineEvent::Sent { attempt } } else { TimelineEvent::VerificationSent { verification } }
@@ -178,11 +181,11 @@ impl RequestContext {
         if let Some((wait, per_minute)) = permit.paced() {
             progress.recorder.note(|| TimelineEvent::Paced { per_minute, wait });
         }
-        progress.recorder.permitted(permit.is_probe(), permit.wait());
+        progress.recorder.permit_waited(permit.is_probe(), permit.wait());
         if !is_request || !permit.is_probe() {
             return Ok((permit, checked_at));
         }
-        if !self.is_well().await {
+        if !self.is_well(&mut progress.recorder).await {
             if self.remaining().is_zero() {
                 return Err(Problem::DeadlineBeforeSend);
             }
@@ -257,7 +260,10 @@ impl RequestContext {
     }
 
     /// Takes a permit of the endpoint's fixed concurrency limit, if it has one.
-    async fn concurrency_permit(&self) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+    async fn concurrency_permit(
+        &self,
+        recorder: &mut RequestRecorder,
+    ) -> Result<Option<OwnedSemaphorePermit>, Problem> {
         let Some(concurrency_permits) = &self.endpoint().concurrency_permits else { return Ok(None) };
         let full = || Problem::Concurrency {
             endpoint: self.endpoint().described.name.clone(),
@@ -267,7 +273,9 @@ impl RequestContext {
             waited = timeout_at(self.deadline, Arc::clone(concurrency_permits).acquire_owned()) => waited,
             () = self.caller_leaves() => return Err(Problem::DeadlineBeforeSend),
         };
-        waited.map_err(|_| full())?.map(Some).map_err(|_| full())
+        let permit = waited.map_err(|_| full())?.map_err(|_| full())?;
+        recorder.waited(WaitedFor::Concurrency);
+        Ok(Some(permit))
     }
 
     /// Waits for admission by the upstream's adaptive limit. A request that may have been sent before, or a half-open probe, enters without

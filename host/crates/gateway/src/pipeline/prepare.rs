@@ -70,7 +70,7 @@ impl Host {
         }
         let origin = Origin { scheme: caller.scheme(&head.headers), authority: head.headers.get(HOST).cloned() };
         headers::to_upstream(&mut head.headers, caller);
-        let body = request_body::read(body, key.is_some(), settings, &held, deadline).await?;
+        let body = request_body::read(body, key.is_some(), settings, &held, deadline, recorder).await?;
         let commits_late = routed.endpoint().commits_late();
         let of = (&head, &*routed.path_and_query, &body);
         let (fingerprint, equal) = equality(&routed.live.0, routed.live.1, of, key.is_some(), commits_late, is_unsafe);

@@ -5,6 +5,7 @@ use crate::{
     config::settings,
     error::Problem,
     overload::MemoryReservation,
+    telemetry::{RequestRecorder, WaitedFor},
     upstream::{self, Body},
 };
 use bytes::{Bytes, BytesMut};
@@ -19,10 +20,15 @@ pub(super) async fn read(
     settings: &settings::Upstream,
     held: &MemoryReservation,
     deadline: Instant,
+    recorder: &mut RequestRecorder,
 ) -> Result<RequestBody, Problem> {
     let max_bytes = if is_keyed { settings.idempotency.max_request_bytes } else { settings.max_buffered_request_bytes };
-    let body =
-        timeout_at(deadline, buffered(body, max_bytes, held)).await.map_err(|_| Problem::DeadlineBeforeSend)??;
+    let is_empty = body.is_end_stream();
+    let read = timeout_at(deadline, buffered(body, max_bytes, held)).await;
+    if !is_empty {
+        recorder.waited(WaitedFor::RequestBody);
+    }
+    let body = read.map_err(|_| Problem::DeadlineBeforeSend)??;
     if is_keyed && matches!(body, RequestBody::Stream(_)) {
         return Err(Problem::BodyTooLarge { limit_bytes: max_bytes });
     }

@@ -10,6 +10,7 @@ use crate::{
     idempotency::{self, Stored},
     overload::MemoryReservation,
     policy::contract::{Failure, FailureKind, FailureReason, Replacement},
+    telemetry::WaitedFor,
     upstream::{self, Body, headers},
 };
 use bytes::{Bytes, BytesMut};
@@ -167,6 +168,7 @@ impl CallerResponse {
                     // The effect is known, only the response broke off. None of it was sent to the caller, so the status can still be an
                     // error.
                     Ok(Some(Err(_))) | Err(_) => {
+                        progress.recorder.waited(WaitedFor::ResponseBody);
                         let failure = Failure::new(FailureKind::Body, true);
                         let problem = Problem::UpstreamFailed { failure, kind: failure.kind.name() };
                         let mut response = refused(problem, context, progress);
@@ -175,6 +177,7 @@ impl CallerResponse {
                     }
                 }
             }
+            progress.recorder.waited(WaitedFor::ResponseBody);
             self.read = read.freeze();
         }
         let whole = self.rest.is_none();

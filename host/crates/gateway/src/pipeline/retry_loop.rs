@@ -61,6 +61,8 @@ impl RequestContext {
                 "Retrying"
             );
             progress.recorder.retries(progress.class, delay);
+        } else if !delay.is_zero() {
+            progress.recorder.note(|| TimelineEvent::Waits { wait: delay });
         }
         if !delay.is_zero() {
             progress.previous_delay = delay;

@@ -16,7 +16,7 @@ use crate::{
     },
     overload::MemoryReservation,
     policy::contract::Effect,
-    telemetry::OrphanResult,
+    telemetry::{OrphanResult, WaitedFor},
     upstream::Body,
 };
 use http::{HeaderValue, Response};
@@ -162,6 +162,7 @@ impl RequestContext {
             {
                 BeginOutcome::InFlight { retry_after } => {
                     if self.remaining() <= wait {
+                        progress.recorder.waited(WaitedFor::EqualRequest);
                         progress.recorder.orphan(OrphanResult::InFlight);
                         return Err(Problem::InFlight { retry_after });
                     }
@@ -174,6 +175,7 @@ impl RequestContext {
                 begun => break (begun, asked),
             }
         };
+        progress.recorder.waited(WaitedFor::EqualRequest);
         let beginning = |guard: RecordGuard, start: Start| {
             let guard = Some(guard.renewed_by(Arc::clone(entry)));
             // If the request is sent after all, check again for older orphans whose close is noticed only now.
