@@ -69,7 +69,8 @@ fn table(groups: &Value) -> String {
             let of =
                 limit["endpoint"].as_str().map_or_else(String::new, |_| format!(" to {}", text(&limit["endpoint"])));
             let (taken, burst) = (&limit["taken"], &limit["burst"]);
-            let quota = format!("{} requests per {}{of}", limit["requests"], duration(&limit["period_ms"]));
+            let plural = if limit["requests"] == 1 { "" } else { "s" };
+            let quota = format!("{} request{plural} per {}{of}", limit["requests"], duration(&limit["period_ms"]));
             row(used(taken, burst), quota, format!("{taken} of {burst} permits taken"));
         }
         for own in items(&limits["concurrency"]) {
@@ -114,7 +115,7 @@ mod tests {
         let expected = "\
             GROUP    LIMIT                             NOW\n\
             api/new  pause, asked for by the upstream  1 min 2 s left\n\
-            api/new  1 requests per 500 ms to create   0 of 1 permits taken\n\
+            api/new  1 request per 500 ms to create    0 of 1 permits taken\n\
             api/any  60 requests per 1 min             4 of 10 permits taken\n\
             api/any  3 requests at once to list        3 under way\n\
             api/any  adaptive rate of this host        no limit known\n";
