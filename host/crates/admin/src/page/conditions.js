@@ -11,7 +11,7 @@ function summary(conditions) {
   const [worst] = conditions;
   if (!worst) return ["good", "No problem: nothing is refused, behind or lost."];
   const first = named(worst).split(". ")[0].replace(/\.$/, "");
-  const more = conditions.length > 1 ? ` (and ${plural(conditions.length - 1, "more condition")})` : "";
+  const more = conditions.length > 1 ? ` (and ${conditions.length - 1} more)` : "";
   return [conditions.some((condition) => toneOf(condition) === "bad") ? "bad" : "warn", `${first}${more}.`];
 }
 
