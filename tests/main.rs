@@ -14,6 +14,7 @@ mod hostile;
 mod idempotency;
 mod layers;
 mod metrics;
+mod operator;
 mod orphans;
 mod page;
 mod prebuilt;

@@ -182,6 +182,10 @@ impl Sampler {
             (names.upstream.clone(), names.endpoint.clone())
         };
         let readings = meters.all().iter().map(|one| (names(one), Reading::of(one))).collect();
+        if self.samples.is_empty() {
+            // All counters were zero at the start. Without this, the requests before the first sample would never count.
+            self.samples.push_back((now, BTreeMap::new()));
+        }
         self.samples.push_back((now, readings));
         if self.samples.len() > SPAN_SAMPLES + 1 {
             self.samples.pop_front();

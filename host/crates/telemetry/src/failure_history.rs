@@ -145,9 +145,11 @@ impl FailureHistory {
         self.groups.lock().get(group)?.trip.clone()
     }
 
-    /// The latest failure of a group since its last trip.
+    /// The latest failure of a group.
     pub fn latest(&self, group: &str) -> Option<FailedAttempt> {
-        self.groups.lock().get(group)?.recent.back().copied()
+        let groups = self.groups.lock();
+        let group = groups.get(group)?;
+        group.recent.back().copied().or_else(|| Some(group.trip.as_ref()?.latest))
     }
 }
 
@@ -177,6 +179,7 @@ mod tests {
         let trip = history.opened("api/any", Some(5), 2_000).now.unwrap();
         assert_eq!((trip.first.request, trip.latest.request), (RequestId(2), RequestId(6)));
         assert_eq!(trip.to_string(), "answered 503");
+        assert_eq!(history.latest("api/any"), Some(trip.latest), "a trip is no reason to forget it");
         assert_eq!(history.trip("api/any"), Some(trip));
     }
 

@@ -183,12 +183,12 @@ fn breaker_condition(breaker: &Breaker, cause: Option<FailureCause>) -> Option<F
         return Some(Finding::new(ConditionId::BreakerForced, severity, &subject, text, remedy));
     }
     let why = breaker.why.as_deref().map_or_else(String::new, |why| format!(": {why}"));
-    let cause = cause.map_or("", causes::remedy);
+    let cause = cause.map_or_else(String::new, |cause| sentence(causes::remedy(cause)));
     let explain = breaker
         .latest_failure
         .as_ref()
         .map_or_else(String::new, |failure| format!("`triage explain {}` shows a failure.", failure.request));
-    let remedy = |rest: &str| [cause, explain.as_str(), rest].map(str::trim).join(" ").trim().to_owned();
+    let remedy = |rest: &str| [cause.as_str(), explain.as_str(), rest].map(str::trim).join(" ").trim().to_owned();
     match breaker.state {
         BreakerState::Closed => None,
         BreakerState::Open => Some(Finding::new(
@@ -333,7 +333,7 @@ fn failing(traffic: &Traffic, upstream: Option<&UpstreamFacts>) -> Option<Findin
     let (subject, of) = subject(traffic);
     let severity = if percent >= CRITICAL_PERCENT { Severity::Critical } else { Severity::Warning };
     let text = format!("{} of the requests{of} fail{cause}.", capital(&rounded(percent)));
-    Some(Finding::new(ConditionId::RequestsFailing, severity, subject, text, remedy.to_owned()))
+    Some(Finding::new(ConditionId::RequestsFailing, severity, subject, text, sentence(remedy)))
 }
 
 fn subject(traffic: &Traffic) -> (&str, String) {
@@ -361,6 +361,11 @@ fn rounded(percent: f64) -> String {
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+/// A text with a capital and a full stop.
+fn sentence(text: &str) -> String {
+    ended(&capital(text))
 }
 
 /// A text that ends with a full stop.
