@@ -96,7 +96,7 @@ async fn the_calls_that_wake_an_upstream_are_steps() {
     assert_eq!(told[2], "the upstream is not awake: a health call follows every 1 s", "{told:#?}");
     assert!(told[3].starts_with("health call ") && told[3].ends_with(" sent"), "{told:#?}");
     assert!(told[4].starts_with("answered 200 after "), "{told:#?}");
-    assert_eq!((told[5].as_str(), told[6].as_str()), ("permit", "attempt 1 sent"), "{told:#?}");
+    assert_eq!((told[5].as_str(), told[6].as_str()), ("permit", "attempt 1 begins"), "{told:#?}");
     let told = texts(&both[1]);
     assert!(
         told[0].starts_with("waited ") && told[0].ends_with("for another request that wakes the upstream"),

@@ -64,11 +64,11 @@ fn a_request_is_explained_by_its_id() {
         "{ended:?}"
     );
     let events: Vec<&str> = lines[3..].iter().map(|line| line.trim_start().split_once("  ").unwrap().1).collect();
-    assert_eq!((events[0], events[1]), ("permit", "attempt 1 sent"), "{ended:?}");
+    assert_eq!((events[0], events[1]), ("permit", "attempt 1 begins"), "{ended:?}");
     assert!(events[2].starts_with("answered 503 after "), "{ended:?}");
     assert!(events[3].starts_with("policy: ") && events[3].contains(", retry"), "{ended:?}");
     assert!(
-        events.contains(&"attempt 3 sent")
+        events.contains(&"attempt 3 begins")
             && events.contains(&"the host does not follow the verdict: no attempt is left"),
         "{ended:?}"
     );

@@ -456,9 +456,8 @@ impl Permit {
 
     /// Reports the attempt's signal to the breaker.
     pub fn report(mut self, signal: BreakerSignal, took: Duration) {
-        if let (BreakerSignal::Failure, Some((request, cause))) = (signal, self.cause)
-            && self.counts()
-        {
+        // Without a breaker too: operators ask for the cause of failures, not of trips alone.
+        if let (BreakerSignal::Failure, Some((request, cause))) = (signal, self.cause) {
             self.reporter.events.failed(&self.reporter.group, request, cause);
         }
         let report = Report { signal, took, retry_after: self.retry_after };

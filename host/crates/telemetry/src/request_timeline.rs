@@ -327,7 +327,7 @@ impl fmt::Display for TimelineEvent {
                 write!(f, "the upstream is not awake: a health call follows every {}", Rounded(*interval))
             }
             Self::Denied { reason, wait } => write!(f, "no permit: {reason}{}", after(*wait)),
-            Self::Sent { attempt } => write!(f, "attempt {attempt} sent"),
+            Self::Sent { attempt } => write!(f, "attempt {attempt} begins"),
             Self::VerificationSent { verification } => {
                 write!(f, "verification {verification} sent: was the write applied?")
             }

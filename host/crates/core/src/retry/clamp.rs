@@ -352,8 +352,11 @@ fn may_send_again(said: Class, class: Class, facts: &ClampInput) -> Result<(), C
         (true, Purpose::Probe) if class == Class::NotApplied && absence_counts(facts) => Ok(()),
         (true, Purpose::Probe) => Err(ClampReason::TooEarly),
         // A grant does not override an unknown effect: the policy itself says that the request may have been applied, or an earlier
-        // attempt (such as an earlier owner's) may have been, and this outcome is not that attempt's.
-        (true, Purpose::Request) if said == Class::Unknown || facts.unsettled => Err(ClampReason::Effect),
+        // attempt (such as an earlier owner's) may have been, and this outcome is not that attempt's. Nor does it override the host's own
+        // doubt about a status that HTTP does not have.
+        (true, Purpose::Request) if said == Class::Unknown || class == Class::Unknown || facts.unsettled => {
+            Err(ClampReason::Effect)
+        }
         (true, Purpose::Request) => Ok(()),
         (false, _) if !facts.unsettled && proof(class, facts) => Ok(()),
         (false, _) => Err(ClampReason::Effect),

@@ -70,7 +70,9 @@ fn seen() -> impl Strategy<Value = ObservedResult> {
     prop_oneof![
         Just(ObservedResult::NotSent),
         Just(ObservedResult::Lost),
-        (100_u16..600).prop_map(ObservedResult::Status)
+        (100_u16..600).prop_map(ObservedResult::Status),
+        // HTTP has no such status, but an upstream may send it.
+        any::<u16>().prop_map(ObservedResult::Status)
     ]
 }
 
@@ -190,6 +192,17 @@ proptest! {
         facts = ClampInput { granted: true, effect: Effect::Unsafe, purpose: Purpose::Request, unsettled: true, attempts, ..facts };
         let clamped = clamp(verdict(class, next), &facts, &SETTINGS);
         prop_assert!(!matches!(clamped.step, NextAction::Retry(_) | NextAction::Resend(_)), "{facts:?} {clamped:?}");
+    }
+
+    /// Invariant 1, for any grant: what the host counts as unknown it does not send again because a policy says so.
+    #[test]
+    fn no_unsafe_request_that_counts_as_unknown_is_retried(mut facts in any_facts(), class in class(), next in next()) {
+        facts.effect = Effect::Unsafe;
+        let clamped = clamp(verdict(class, next), &facts, &SETTINGS);
+        prop_assert!(
+            clamped.class != Class::Unknown || !matches!(clamped.step, NextAction::Retry(_)),
+            "{facts:?} {clamped:?}"
+        );
     }
 
     /// Invariant 1, the granted half: absence counts only after commit-within.
