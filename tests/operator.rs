@@ -149,8 +149,8 @@ async fn redis_that_is_gone_is_named_with_the_writes_that_it_refuses_and_its_ret
     let text = status_with(&front, &["state-down", "requests-refused"]).await;
     assert!(text.contains("Shared state cannot be reached. Writes that need it get 503 store-unavailable."), "{text}");
     assert!(text.contains("Check Redis at state.url"), "{text}");
-    let refused = look_up(&front, &["requests", "--rough"]).await;
-    assert!(refused.contains("503"), "{refused}");
+    let refused = look_up(&front, &["requests", "--reason", "store-unavailable"]).await;
+    assert!(refused.contains("503 store-unavailable"), "{refused}");
     redis.restart();
     let back = async {
         while !look_up(&front, &["events"]).await.contains("shared state can be reached again") {
@@ -251,8 +251,8 @@ async fn an_overloaded_upstream_is_named_while_requests_are_shed() {
         .collect();
     let text = status_with(&front, &["upstream-overloaded", "requests-refused"]).await;
     assert!(text.contains("Upstream api is overloaded") && text.contains("look at the upstream's load"), "{text}");
-    let refused = look_up(&front, &["requests", "--rough"]).await;
-    assert!(refused.contains("503"), "{refused}");
+    let refused = look_up(&front, &["requests", "--reason", "overloaded"]).await;
+    assert!(refused.contains("503 overloaded x "), "{refused}");
     for caller in crowd {
         caller.abort();
     }
