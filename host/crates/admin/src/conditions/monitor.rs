@@ -6,7 +6,8 @@ use super::{
 };
 use crate::{AdminState, rounded::Rounded, state_redis::RedisConnection, telemetry::Sampler};
 use parking_lot::Mutex;
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use tokio::sync::oneshot;
 
 /// Samples that "recently" spans, one a second.
 const MAX_SAMPLES: usize = 11;
@@ -55,7 +56,20 @@ impl Monitor {
 
     /// Counts the writes whose effect is unknown. A store that cannot be reached leaves the last count.
     pub(crate) async fn count_unsettled(&self, state: &AdminState) {
-        let Ok(records) = state.host.shared.records.unsettled(MAX_COUNTED).await else { return };
+        let records = Arc::clone(&state.host.shared.records);
+        let counted = match &state.host.shared.link {
+            None => records.unsettled(MAX_COUNTED).await.ok(),
+            // On the thread that watches shared state. This thread's own connection is for operators: one that broke since its last use
+            // would be found by their next command, which then could not tell whether it took effect.
+            Some(link) => {
+                let (send, counted) = oneshot::channel();
+                link.beside(async move {
+                    let _ = send.send(records.unsettled(MAX_COUNTED).await.ok());
+                });
+                counted.await.ok().flatten()
+            }
+        };
+        let Some(records) = counted else { return };
         *self.unsettled.lock() = UnsettledFacts {
             count: records.len(),
             unverified: records.iter().filter(|record| record.verified_in.is_none()).count(),

@@ -1,7 +1,11 @@
 //! The parameters and bodies of requests.
 
+use crate::error::REASONS;
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, ToSchema,
+    openapi::{Object, ObjectBuilder, schema::Type},
+};
 
 /// The path of an upstream.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -72,8 +76,12 @@ pub(crate) struct RequestsQuery {
     #[param(pattern = "^[1-5]([0-9][0-9]|xx)$")]
     pub(crate) status: Option<String>,
     /// Only requests that the host answered itself for this reason, such as `breaker-open`.
-    #[param(pattern = "^[a-z-]+$")]
+    #[param(schema_with = reasons)]
     pub(crate) reason: Option<String>,
+}
+
+fn reasons() -> Object {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(REASONS)).build()
 }
 
 fn usual_limit() -> usize {
