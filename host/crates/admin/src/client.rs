@@ -222,7 +222,11 @@ impl Client {
         // A server that is no admin listener may answer problems of its own.
         let is_of_listener = refusal["type"].as_str().is_some_and(|kind| kind.starts_with(response::PROBLEM_TYPES));
         match refusal["detail"].as_str().filter(|_| is_of_listener) {
-            Some(detail) => Err(ClientError::Refused { status, detail: detail.to_owned() }),
+            Some(detail) => {
+                // A terminal would follow control characters.
+                let detail = detail.replace(|c: char| c.is_control(), " ");
+                Err(ClientError::Refused { status, detail })
+            }
             None => Err(ClientError::Strange { url: self.url.clone(), status }),
         }
     }

@@ -12,7 +12,7 @@ mod refusals;
 mod rules;
 
 use crate::dto::{Condition, ConditionId, Severity};
-use facts::Facts;
+use facts::{Facts, Reach};
 use std::collections::HashMap;
 
 /// The subject of conditions of the whole host.
@@ -44,6 +44,8 @@ impl Finding {
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
     since: HashMap<(ConditionId, String), u64>,
+    /// Since when shared state cannot be used.
+    state_lost_unix_ms: Option<u64>,
 }
 
 /// Shared state became unreachable or reachable between two updates.
@@ -61,7 +63,6 @@ pub(super) enum StateChange {
 impl Tracker {
     /// The conditions now, the most severe first, and whether shared state was lost or came back since the last update.
     pub(super) fn update(&mut self, facts: &Facts) -> (Vec<Condition>, Option<StateChange>) {
-        let before = self.state_down_since();
         let mut findings = rules::findings(facts);
         findings.sort_by(|a, b| (a.severity, a.id, &a.subject).cmp(&(b.severity, b.id, &b.subject)));
         let mut since = HashMap::with_capacity(findings.len());
@@ -74,16 +75,14 @@ impl Tracker {
         });
         let conditions = conditions.collect();
         self.since = since;
-        let change = match (before, self.state_down_since()) {
-            (None, Some(_)) => Some(StateChange::Lost),
-            (Some(since_unix_ms), None) => Some(StateChange::Back { since_unix_ms }),
+        let is_lost = facts.state.as_ref().is_some_and(|state| state.reach != Reach::Up);
+        let change = match (self.state_lost_unix_ms, is_lost) {
+            (None, true) => Some(StateChange::Lost),
+            (Some(since_unix_ms), false) => Some(StateChange::Back { since_unix_ms }),
             _ => None,
         };
+        self.state_lost_unix_ms = is_lost.then(|| self.state_lost_unix_ms.unwrap_or(facts.now_unix_ms));
         (conditions, change)
-    }
-
-    fn state_down_since(&self) -> Option<u64> {
-        self.since.get(&(ConditionId::StateDown, HOST.to_owned())).copied()
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Group {
     own: Option<Backend>,
     /// The group of safe requests, if these have a breaker of their own. Its limits are this group's.
     reads: Option<Box<Group>>,
+    /// Whether this is the group of safe requests of another group.
+    is_reads: bool,
     reporter: Arc<Reporter>,
 }
 
@@ -84,10 +86,10 @@ impl Group {
     /// # Errors
     /// [`LinkError`] if shared state cannot be reached; the command may or may not have been executed.
     pub async fn force(&self, force: Force) -> Result<bool, LinkError> {
-        if let Some(reads) = &self.reads {
-            reads.gate.force(force).await?;
-        }
-        self.gate.force(force).await
+        let Some(reads) = &self.reads else { return self.gate.force(force).await };
+        // Both, even if one fails: half of a command is worse than a failure that can be repeated.
+        let (reads, own) = tokio::join!(reads.gate.force(force), self.gate.force(force));
+        Ok(reads? | own?)
     }
 
     /// Applies an endpoint's settings after a reload. Counts stay: an open breaker stays open, and a used-up limit stays used up. Only a
@@ -114,7 +116,7 @@ impl Group {
     #[must_use]
     pub fn with_reads(self, reads: Self, endpoint: &EndpointSettings) -> Self {
         let own = (!endpoint.group.limits.is_empty()).then(|| self.gate.clone());
-        let reads = Self { own, pace: Arc::clone(&self.pace), ..reads };
+        let reads = Self { own, pace: Arc::clone(&self.pace), is_reads: true, ..reads };
         Self { reads: Some(Box::new(reads)), ..self }
     }
 
@@ -180,7 +182,7 @@ impl Groups {
         let made = || Pace::new(name, self.clock, Arc::clone(&self.events), endpoint);
         let pace = Arc::clone(self.paces.lock().entry(name.to_owned()).or_insert_with(made));
         let reporter = Arc::new(Reporter { group: name.to_owned(), events: Arc::clone(&self.events) });
-        Group { gate, pace, own: None, reads: None, reporter }
+        Group { gate, pace, own: None, reads: None, is_reads: false, reporter }
     }
 
     /// Waits until this host's reports have reached shared state. Their own timeouts bound the wait.
@@ -201,9 +203,26 @@ impl Group {
         let wait = paced.as_ref().map_or(Duration::ZERO, |paced| paced.wait)..=max_wait;
         let (reservation, own) = match &self.own {
             None => (self.gate.acquire(ask, wait).await?, None),
+            Some(limits) if self.is_reads => self.within(limits, ask, wait).await?,
             Some(own) => self.aligned(own, ask, wait).await?,
         };
         Ok(Permit { reservation, own, paced, retry_after: None, reporter: Arc::clone(&self.reporter), cause: None })
+    }
+
+    /// Asks the breaker and the budget of safe requests, then the limits that they share with the others. A read that its breaker refuses
+    /// must take nothing of these limits: a reservation that later ones follow is not refunded.
+    async fn within(
+        &self,
+        limits: &Backend,
+        ask: AttemptKind,
+        wait: RangeInclusive<Duration>,
+    ) -> Result<(Reserved, Option<OwnReserved>), Refusal> {
+        let began = Instant::now();
+        let (least, most) = wait.into_inner();
+        let reservation = self.gate.acquire(ask, least..=most).await?;
+        let left = |duration: Duration| duration.saturating_sub(began.elapsed());
+        let shared = limits.acquire(AttemptKind::Probe, left(least)..=left(most)).await?;
+        Ok((reservation, Some(OwnReserved { gate: limits.clone(), reservation: shared, is_shared: true })))
     }
 
     /// Reserves the same moment in the group's and in the endpoint's own limits. A reservation used later than its moment would let a
@@ -228,14 +247,20 @@ impl Group {
             let reservation = self.gate.acquire(ask, left(due_alone)).await?;
             let due = since_began(asked, &reservation);
             if due <= due_alone.saturating_add(SAME_MOMENT) {
-                return Ok((reservation, Some(OwnReserved { gate: own.clone(), reservation: alone })));
+                return Ok((
+                    reservation,
+                    Some(OwnReserved { gate: own.clone(), reservation: alone, is_shared: false }),
+                ));
             }
             drop(alone);
             let asked = began.elapsed();
             let alone = own.acquire(AttemptKind::Probe, left(due)).await?;
             let due_alone = since_began(asked, &alone);
             if due_alone <= due.saturating_add(SAME_MOMENT) {
-                return Ok((reservation, Some(OwnReserved { gate: own.clone(), reservation: alone })));
+                return Ok((
+                    reservation,
+                    Some(OwnReserved { gate: own.clone(), reservation: alone, is_shared: false }),
+                ));
             }
             least = due_alone;
         }
@@ -256,20 +281,21 @@ impl Group {
     /// # Errors
     /// [`LinkError`] if shared state cannot be reached; the command may or may not have been executed.
     pub async fn lift_pause(&self) -> Result<bool, LinkError> {
-        let reads = match &self.reads {
-            Some(reads) => reads.gate.lift().await?,
-            None => false,
-        };
-        Ok(self.gate.lift().await? || reads)
+        let Some(reads) = &self.reads else { return self.gate.lift().await };
+        let (reads, own) = tokio::join!(reads.gate.lift(), self.gate.lift());
+        Ok(reads? | own?)
     }
 
     /// Delays every attempt of the group for a time, as the upstream asked.
     pub async fn pause(&self, pause: Duration) {
         self.pace.pause(pause);
-        if let Some(reads) = &self.reads {
-            reads.gate.pause(pause).await;
+        match &self.reads {
+            None => self.gate.pause(pause).await,
+            // At once: this host's own copies are paused even if the caller leaves during the calls to shared state.
+            Some(reads) => {
+                tokio::join!(reads.gate.pause(pause), self.gate.pause(pause));
+            }
         }
-        self.gate.pause(pause).await;
     }
 }
 
@@ -304,6 +330,8 @@ enum HeldReservation {
 struct OwnReserved {
     gate: Backend,
     reservation: Reserved,
+    /// Whether the limits belong to another group, so that a pause moves this reservation by itself.
+    is_shared: bool,
 }
 
 impl Backend {
@@ -426,6 +454,11 @@ impl Permit {
         if let Some(own) = &mut self.own {
             recheck = match recheck {
                 Recheck::Send => own.reservation.recheck().await,
+                Recheck::Wait(wait) if own.is_shared => match own.reservation.recheck().await {
+                    Recheck::Send => Recheck::Wait(wait),
+                    Recheck::Wait(longer) => Recheck::Wait(wait.max(longer)),
+                    refused @ Recheck::Refused(_) => refused,
+                },
                 Recheck::Wait(wait) => own.moved(wait).await.map_or_else(Recheck::Refused, Recheck::Wait),
                 refused @ Recheck::Refused(_) => refused,
             };

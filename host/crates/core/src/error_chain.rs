@@ -5,7 +5,8 @@ use std::error::Error;
 /// The maximum length of the text: a component or a server can influence its wording.
 const MAX_CHARS: usize = 4000;
 
-/// Joins the texts of an error and of its causes on one line, without repetitions: a transparent wrapper has the text of its cause.
+/// Joins the texts of an error and of its causes on one line, without repetitions: a transparent wrapper has the text of its cause. Control
+/// characters become spaces: a terminal would follow them.
 pub fn error_chain(error: &dyn Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for text in std::iter::successors(Some(error), |&link| link.source()).map(ToString::to_string) {
@@ -13,7 +14,8 @@ pub fn error_chain(error: &dyn Error) -> String {
             parts.push(text);
         }
     }
-    parts.join(": ").split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_CHARS).collect()
+    let joined = parts.join(": ").replace(|c: char| c.is_control(), " ");
+    joined.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -34,6 +36,7 @@ mod tests {
         let cause = || io::Error::other("no such file");
         assert_eq!(error_chain(&Outer::Read(cause())), "the file cannot be read: no such file");
         assert_eq!(error_chain(&Outer::Same(cause())), "no such file");
+        assert_eq!(error_chain(&io::Error::other("red\u{1b}[31m")), "red [31m");
         assert_eq!(error_chain(&io::Error::other("x".repeat(MAX_CHARS + 1))).len(), MAX_CHARS);
     }
 }

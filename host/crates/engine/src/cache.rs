@@ -153,11 +153,15 @@ impl Cache {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
-            let found = entry.metadata()?;
-            // The folder of the fleet's state is in here too.
-            if found.is_dir() {
+            // The folder may hold other files: the fleet's state, or whatever else is in a folder that a command names.
+            if !is_entry_name(&entry.file_name()) {
                 continue;
             }
+            let found = match entry.metadata() {
+                // Another process that shares the folder was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                found => found?,
+            };
             entries.push((found.mtime(), found.len(), entry.path()));
         }
         entries.sort();
@@ -166,11 +170,22 @@ impl Cache {
             if total <= MAX_FOLDER_BYTES {
                 break;
             }
-            fs::remove_file(path)?;
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
             total = total.saturating_sub(bytes);
         }
         Ok(())
     }
+}
+
+/// Whether [`name`] makes such names.
+fn is_entry_name(file: &std::ffi::OsStr) -> bool {
+    let is_hex = |text: &str, digits: usize| text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    file.to_str()
+        .and_then(|name| name.split_once('-'))
+        .is_some_and(|(digest, engine)| is_hex(digest, 64) && is_hex(engine, 16))
 }
 
 /// The name of an entry, from component and engine: another version or other settings of wasmtime use another entry.

@@ -340,7 +340,8 @@ fn endpoint(described: wit::Endpoint) -> Result<Endpoint, InvalidDescription> {
             _ => return Err(InvalidDescription::Method(name, short(other, 32))),
         },
     };
-    if !described.path.starts_with('/') || described.path.len() > MAX_PATH_BYTES {
+    let has_controls = described.path.contains(|c: char| c.is_control());
+    if !described.path.starts_with('/') || described.path.len() > MAX_PATH_BYTES || has_controls {
         return Err(InvalidDescription::Path(name, short(&described.path, 64)));
     }
     if let Some(range) =

@@ -155,15 +155,28 @@ impl RequestContext {
     async fn run(mut self: Box<Self>, recorder: RequestRecorder) -> Response<Body> {
         let fence = FencingToken::draw(&self.shared.entropy);
         let mut progress = Progress::new(ClaimOwner::Request(fence), recorder);
-        let response = self.settled(fence, &mut progress).await.unwrap_or_else(|problem| {
-            progress.recorder.refused(&problem);
-            problem.into_response()
-        });
-        if self.caller_gone.as_ref().is_some_and(CallerGone::has_disconnected) {
-            progress.recorder.abandon();
-        } else {
-            progress.recorder.close(response.status().as_u16());
-        }
+        let result = self.settled(fence, &mut progress).await;
+        let has_disconnected = self.caller_gone.as_ref().is_some_and(CallerGone::has_disconnected);
+        let response = match result {
+            // Given up because its caller left: the host refused nothing.
+            Err(problem @ Problem::DeadlineBeforeSend) if has_disconnected => {
+                progress.recorder.abandon();
+                problem.into_response()
+            }
+            result => {
+                let response = result.unwrap_or_else(|problem| {
+                    progress.recorder.refused(&problem);
+                    problem.into_response()
+                });
+                let status = response.status().as_u16();
+                if has_disconnected {
+                    progress.recorder.close_abandoned(status)
+                } else {
+                    progress.recorder.close(status)
+                }
+                response
+            }
+        };
         match self.held.take().filter(MemoryReservation::is_limited) {
             Some(held) => response.map(|body| response::holding(body, held)),
             None => response,

@@ -30,6 +30,16 @@ enum Sends {
     Sent,
 }
 
+/// How a request ended for its caller.
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    /// The caller left before the response, and the request was given up.
+    Abandoned,
+    /// The caller left before the response, which had this status.
+    Unread(u16),
+    Answered(u16),
+}
+
 /// Recorder of one request.
 #[derive(Debug)]
 pub struct RequestRecorder {
@@ -38,7 +48,7 @@ pub struct RequestRecorder {
     pub id: RequestId,
     meter: Arc<EndpointCounters>,
     began: Instant,
-    status: Option<u16>,
+    ending: Ending,
     is_troubled: bool,
     sends: Sends,
     found: bool,
@@ -60,7 +70,7 @@ impl RequestRecorder {
             id: worker.id(),
             meter: Arc::clone(worker.unmatched()),
             began: Instant::now(),
-            status: None,
+            ending: Ending::Abandoned,
             is_troubled: false,
             sends: Sends::NotYet,
             found: false,
@@ -300,12 +310,17 @@ impl RequestRecorder {
         self.omitted += u32::try_from(self.steps.drain(most..).count()).unwrap_or(u32::MAX);
     }
 
-    /// Ends the recording of a request that went on without its caller: there is no response to count.
+    /// Ends the recording of a request that was given up because its caller left.
     pub fn abandon(self) {}
+
+    /// Ends the recording of a request that went on without its caller. Its status counts: the upstream gave it.
+    pub fn close_abandoned(mut self, code: u16) {
+        self.ending = Ending::Unread(code);
+    }
 
     /// Ends the recording with the status of the response.
     pub fn close(mut self, code: u16) {
-        self.status = Some(code);
+        self.ending = Ending::Answered(code);
     }
 }
 
@@ -319,24 +334,23 @@ impl Drop for RequestRecorder {
         if self.found {
             meter.ended.add();
         }
-        match self.status {
-            Some(code) => {
-                meter.requests.add(status(code));
-                meter.request_time.observe(took);
-                if self.sends == Sends::Refused {
-                    meter.refused_time.observe(took);
-                }
-                self.is_troubled |= code >= 500 || code == 429;
+        if let Ending::Unread(code) | Ending::Answered(code) = self.ending {
+            meter.requests.add(status(code));
+            meter.request_time.observe(took);
+            if self.sends == Sends::Refused {
+                meter.refused_time.observe(took);
             }
-            None => {
-                meter.abandoned.add();
-                self.is_troubled = true;
-            }
+            self.is_troubled |= code >= 500 || code == 429;
+        }
+        let delivered = if let Ending::Answered(code) = self.ending { Some(code) } else { None };
+        if delivered.is_none() {
+            meter.abandoned.add();
+            self.is_troubled = true;
         }
         if !self.worker.explains() {
             return;
         }
-        if self.status.is_none() {
+        if delivered.is_none() {
             self.note(|| TimelineEvent::Abandoned);
         }
         self.gather();
@@ -349,7 +363,7 @@ impl Drop for RequestRecorder {
             trace: self.trace,
             began: self.began,
             took,
-            status: self.status,
+            status: delivered,
             steps: std::mem::take(&mut self.steps),
             omitted: self.omitted,
         };

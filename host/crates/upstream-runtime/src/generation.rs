@@ -17,7 +17,7 @@ use crate::{
     telemetry::{AllEndpointCounters, EndpointMeters},
 };
 use http::Method;
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 use tokio::sync::Semaphore;
 
 /// One upstream in one generation of its policy.
@@ -44,13 +44,14 @@ pub struct UpstreamRuntime {
 
 /// Whether safe requests get a breaker of their own: at an endpoint for every method, such as that of `http-standard`, failing reads would
 /// otherwise refuse writes that the upstream would have applied. An operator who names a group, or shares a pybreaker breaker, wants one
-/// breaker.
+/// breaker. With `leased` permits, a read must not cost a call to shared state.
 fn has_reads_apart(described: &contract::Endpoint, effective: &settings::Endpoint) -> bool {
     described.method.is_none()
         && described.effect == Effect::Safe
         && effective.effect.is_none()
         && effective.group.is_none()
         && effective.pybreaker.is_none()
+        && !effective.leased
         && effective.breaker.is_some()
 }
 
@@ -112,6 +113,7 @@ impl UpstreamRuntime {
         let merged = config::endpoints(settings, description)
             .map_err(|problems| ServiceError::Config { upstream: upstream(), problems })?;
         let catch_all = description.endpoints.iter().position(|e| e.method.is_none() && e.path == "/{*rest}");
+        let groups: HashSet<String> = merged.iter().filter_map(|(_, effective)| effective.group.clone()).collect();
         let mut endpoints = Vec::with_capacity(merged.len());
         for (index, (described, effective)) in merged.into_iter().enumerate() {
             let name = effective.group.clone().unwrap_or_else(|| described.name.clone());
@@ -121,7 +123,7 @@ impl UpstreamRuntime {
                 let own = format!("{}/{name}/{}", settings.name, described.name);
                 group = group.beside(group_of(&own, &effective.alone().group_settings()));
             }
-            if has_reads_apart(&described, &effective) {
+            if has_reads_apart(&described, &effective) && !groups.contains(&described.name) {
                 let own = effective.group_settings();
                 // Unique, because no endpoint or group has a space in its name.
                 group = group.with_reads(group_of(&format!("{}/{name} (reads)", settings.name), &own.reads()), &own);

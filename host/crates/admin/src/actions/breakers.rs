@@ -114,22 +114,36 @@ async fn set(state: &AdminState, actor: Actor, path: &EndpointPath, force: Force
         Force::Open(time) => ("breaker-open", format!("an operator forces the breaker open for {}", Rounded(time))),
         Force::Close(time) => ("breaker-close", format!("an operator forces the breaker closed for {}", Rounded(time))),
         Force::Reset => ("breaker-reset", "an operator resets the breaker".to_owned()),
-        Force::Clear if !before.forced => {
+        Force::Clear if !group.as_ref().is_some_and(is_forced) => {
             return Err(Refusal::NotNow("no operator has forced this breaker; there is nothing to clear".to_owned()));
         }
         Force::Clear => {
             ("breaker-undo", "an operator clears the forced state; the breaker decides by itself again".to_owned())
         }
     };
+    let subject = format!("{upstream}/{}", before.group);
     let done = match group {
-        Some(group) => group.force(force).await.map_err(|error| Refusal::NotNow(error.to_string()))?,
+        Some(group) => match group.force(force).await {
+            Ok(done) => done,
+            Err(error) => {
+                // Part of the command may have taken effect, so it is audited.
+                state.audit(actor, action, &subject, format!("{text}; shared state did not confirm it"));
+                return Err(Refusal::NotNow(error.to_string()));
+            }
+        },
         None => false,
     };
     if !done {
         return Err(Refusal::NotNow("this endpoint has no breaker; set breaker.enabled = true".to_owned()));
     }
-    state.audit(actor, action, &format!("{upstream}/{}", before.group), text);
+    state.audit(actor, action, &subject, text);
     one_breaker(state, upstream, endpoint).map(Json)
+}
+
+/// Whether an operator has forced the group's breaker, or that of its safe requests.
+fn is_forced(group: &Group) -> bool {
+    let forced = |group: &Group| group.view().breaker.is_some_and(|breaker| breaker.forced);
+    forced(group) || group.reads().is_some_and(forced)
 }
 
 fn group(state: &AdminState, upstream: &str, endpoint: &str) -> Option<Group> {

@@ -77,8 +77,8 @@ pub(crate) struct UnsettledFacts {
     pub(crate) count: usize,
     /// Those that no host verifies by itself.
     pub(crate) unverified: usize,
-    /// Time since the last byte of the oldest.
-    pub(crate) oldest: Duration,
+    /// When the last byte of the oldest was sent, since 1970.
+    pub(crate) oldest_unix_ms: u64,
 }
 
 /// Events that stay conditions for an hour, each with the event that ends it.
@@ -97,12 +97,13 @@ pub(crate) fn gather(state: &AdminState, recent: Recent, unsettled: UnsettledFac
     let reloaded = events.last("reloaded", "config").map_or(0, |event| event.number);
     // Before the first sample, nothing was shed.
     let upstreams = shared.rollout.upstreams.iter().zip(recent.shed.into_iter().chain(std::iter::repeat(0)));
+    let now_unix_ms = shared.clock.unix_ms();
     Facts {
-        now_unix_ms: shared.clock.unix_ms(),
+        now_unix_ms,
         unready: state.unready(),
         state: state_facts(state, recent.state_timed_out),
         is_memory_full: shared.memory.is_full(),
-        upstreams: upstreams.map(|(serving, shed)| upstream(serving, events, shed)).collect(),
+        upstreams: upstreams.map(|(serving, shed)| upstream(serving, events, shed, now_unix_ms)).collect(),
         traffic: recent.traffic,
         unsettled,
         reload_refused: refused.filter(|event| event.number > reloaded),
@@ -145,14 +146,18 @@ fn state_facts(state: &AdminState, timed_out: u64) -> Option<StateFacts> {
     })
 }
 
+/// A failure that is older does not explain the failures of the last ten seconds.
+const MAX_CAUSE_AGE_MS: u64 = 60_000;
 /// How long ago an incident may be to count as present, where only its last occurrence is known.
 const RECENT: Duration = Duration::from_secs(10);
 
-fn upstream(serving: &UpstreamPolicy, events: &Events, shed: u64) -> UpstreamFacts {
+fn upstream(serving: &UpstreamPolicy, events: &Events, shed: u64, now_unix_ms: u64) -> UpstreamFacts {
     let service = serving.current();
     let groups = dto::groups(&service, events);
     let name = serving.settings.name.clone();
     let failures = groups.iter().filter_map(|group| events.failures().latest(&group.view.group));
+    // An older failure does not explain what fails now.
+    let failures = failures.filter(|failure| now_unix_ms.saturating_sub(failure.unix_ms) < MAX_CAUSE_AGE_MS);
     let cause = |group: &dto::Shared<'_>| Some(group.trip.as_ref()?.causes.first()?.0);
     let lasting = LASTING.iter().filter_map(|(kind, end)| {
         let ended = events.last(end, &name).map_or(0, |event| event.number);

@@ -73,7 +73,12 @@ impl Monitor {
         *self.unsettled.lock() = UnsettledFacts {
             count: records.len(),
             unverified: records.iter().filter(|record| record.verified_in.is_none()).count(),
-            oldest: records.iter().map(|record| record.sent_ago).max().unwrap_or_default(),
+            oldest_unix_ms: state
+                .host
+                .shared
+                .clock
+                .unix_ms()
+                .saturating_sub(millis(records.iter().map(|record| record.sent_ago).max().unwrap_or_default())),
         };
     }
 
@@ -85,7 +90,9 @@ impl Monitor {
         let (conditions, change) = self.tracker.lock().update(&facts);
         match change {
             Some(StateChange::Lost) => {
-                let text = conditions.iter().find(|own| own.id == ConditionId::StateDown);
+                let text = conditions
+                    .iter()
+                    .find(|own| matches!(own.id, ConditionId::StateDown | ConditionId::StateUnauthorized));
                 let text = text.map_or_else(String::new, |own| own.text.clone());
                 state.host.shared.events.note("state-lost", "state", text);
             }

@@ -18,6 +18,8 @@ const EVENT_LIFETIME_MS: u64 = 3_600_000;
 const FAILING_PERCENT: f64 = 1.0;
 /// The share of refused or failed requests from which the condition is critical, in percent.
 const CRITICAL_PERCENT: f64 = 5.0;
+/// Fewer requests than this in ten seconds are no critical condition: at a quiet upstream one failure would be all of them.
+const CRITICAL_MIN_REQUESTS: u64 = 5;
 /// Reasons that a text names.
 const MAX_REASONS: usize = 3;
 
@@ -65,11 +67,10 @@ fn host(facts: &Facts, findings: &mut Vec<Finding>) {
             count => (Severity::Critical, format!("no host verifies {count} of them")),
         };
         let writes = if unsettled.count == 1 { "1 write has" } else { &format!("{} writes have", unsettled.count) };
-        let oldest_ms = u64::try_from(unsettled.oldest.as_millis()).unwrap_or(u64::MAX);
         let text = format!("{writes} an unknown effect: {rest}.");
         let remedy = "List them with `triage records list`, look at the upstream, and settle each with `triage records resolve`.";
         let finding = Finding::new(ConditionId::WritesUnsettled, severity, HOST, text, remedy.to_owned());
-        findings.push(finding.since(facts.now_unix_ms.saturating_sub(oldest_ms)));
+        findings.push(finding.since(unsettled.oldest_unix_ms));
     }
     if let Some(event) = &facts.reload_refused {
         let text = format!("The configuration was refused at the last reload: {}", ended(&event.text));
@@ -315,7 +316,9 @@ fn refused(traffic: &Traffic) -> Option<Finding> {
     let percent = percent(total, traffic.requests);
     let names: Vec<&str> = reasons.iter().take(MAX_REASONS).map(|(reason, _)| *reason).collect();
     let (subject, of) = subject(traffic);
-    let severity = if percent >= CRITICAL_PERCENT { Severity::Critical } else { Severity::Warning };
+    // A repetition of a request under way is held back for the caller's own good.
+    let counted: u64 = reasons.iter().filter(|(reason, _)| *reason != "in-flight").map(|(_, count)| count).sum();
+    let severity = severity(counted, traffic.requests);
     let text = format!("The host refuses {} of the requests{of}: {}.", rounded(percent), names.join(", "));
     let remedy = refusals::remedy(reasons[0].0).to_owned();
     Some(Finding::new(ConditionId::RequestsRefused, severity, subject, text, remedy))
@@ -331,7 +334,7 @@ fn failing(traffic: &Traffic, upstream: Option<&UpstreamFacts>) -> Option<Findin
     let remedy =
         latest.map_or("Look at a failed request: `triage requests --rough`.", |failure| causes::remedy(failure.cause));
     let (subject, of) = subject(traffic);
-    let severity = if percent >= CRITICAL_PERCENT { Severity::Critical } else { Severity::Warning };
+    let severity = severity(traffic.failed, traffic.requests);
     let text = format!("{} of the requests{of} fail{cause}.", capital(&rounded(percent)));
     Some(Finding::new(ConditionId::RequestsFailing, severity, subject, text, sentence(remedy)))
 }
@@ -342,6 +345,11 @@ fn subject(traffic: &Traffic) -> (&str, String) {
     } else {
         (&traffic.upstream, format!(" to {}", traffic.upstream))
     }
+}
+
+fn severity(part: u64, of: u64) -> Severity {
+    let is_critical = part >= CRITICAL_MIN_REQUESTS && percent(part, of) >= CRITICAL_PERCENT;
+    if is_critical { Severity::Critical } else { Severity::Warning }
 }
 
 fn percent(part: u64, of: u64) -> f64 {

@@ -82,7 +82,7 @@ fn each_fault_of_the_host_or_of_shared_state_is_a_condition_that_names_effect_an
         ),
         (
             "writes-unsettled",
-            Facts { unsettled: UnsettledFacts { count: 2, unverified: 0, oldest: Duration::ZERO }, ..calm() },
+            Facts { unsettled: UnsettledFacts { count: 2, unverified: 0, oldest_unix_ms: NOW }, ..calm() },
             "2 writes have an unknown effect: the host verifies them by itself.",
             "triage records list",
         ),
@@ -101,7 +101,7 @@ fn each_fault_of_the_host_or_of_shared_state_is_a_condition_that_names_effect_an
 
 #[test]
 fn a_write_that_no_host_verifies_is_critical_and_as_old_as_its_last_byte() {
-    let unsettled = UnsettledFacts { count: 1, unverified: 1, oldest: Duration::from_secs(90) };
+    let unsettled = UnsettledFacts { count: 1, unverified: 1, oldest_unix_ms: NOW - 90_000 };
     let condition = only(&Facts { unsettled, ..calm() });
     assert_eq!((condition.severity, condition.since_unix_ms), (Severity::Critical, NOW - 90_000));
     assert_eq!(condition.text, "1 write has an unknown effect: no host verifies them.");
@@ -118,6 +118,14 @@ fn one_refused_request_of_a_thousand_is_a_warning_and_most_of_them_are_critical(
     assert!(many.remedy.starts_with("The upstream is slower than usual"), "{}", many.remedy);
     // Counters are read one after the other, so that a sample can hold more refusals than requests.
     assert!(only(&traffic(1, &[("overloaded", 5)], 0)).text.contains("nearly all"));
+}
+
+#[test]
+fn one_request_is_no_critical_condition_and_a_repetition_never_is() {
+    assert_eq!(only(&traffic(1, &[], 1)).severity, Severity::Warning);
+    assert_eq!(only(&traffic(1, &[("rate-limited", 1)], 0)).severity, Severity::Warning);
+    assert_eq!(only(&traffic(5, &[("rate-limited", 5)], 0)).severity, Severity::Critical);
+    assert_eq!(only(&traffic(50, &[("in-flight", 50)], 0)).severity, Severity::Warning);
 }
 
 #[test]
@@ -153,6 +161,10 @@ fn a_condition_keeps_its_start_and_a_new_one_has_its_own() {
     let up = Facts { now_unix_ms: 30, ..with_state(|_| {}) };
     assert_eq!(tracker.update(&up), (Vec::new(), Some(StateChange::Back { since_unix_ms: 10 })));
     assert_eq!(tracker.update(&down(40)).0[0].since_unix_ms, 40);
+    // A server that refuses the password is not back.
+    let refused = Facts { now_unix_ms: 50, ..with_state(|own| own.reach = Reach::Unauthorized) };
+    assert_eq!(tracker.update(&refused).1, None);
+    assert_eq!(tracker.update(&Facts { now_unix_ms: 60, ..up }).1, Some(StateChange::Back { since_unix_ms: 40 }));
 }
 
 #[test]

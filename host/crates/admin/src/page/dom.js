@@ -36,7 +36,12 @@ function move(parent, node, place) {
 
 // Keeps one child per item, identified by its key: creates new ones, changes existing ones and removes the others.
 function each(parent, items, key, make, change) {
-  const old = new Map([...parent.children].map((node) => [node.dataset.key, node]));
+  const old = new Map();
+  for (const node of [...parent.children]) {
+    // Two items of one key would leave a node behind at each change.
+    old.get(node.dataset.key)?.remove();
+    old.set(node.dataset.key, node);
+  }
   let before = null;
   for (const item of items) {
     const name = String(key(item));

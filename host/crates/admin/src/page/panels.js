@@ -85,7 +85,16 @@ async function explain(details) {
 
 // Equal refusals are one row, so that they do not hide the failures that caused them.
 function rough(now) {
-  const key = (request) => request.count > 1 ? [request.method, request.upstream, request.endpoint, request.status, request.reason].join(" ") : request.id;
+  // Two runs of equal refusals, with a pause between, have one name: the older one gets a number.
+  const named = new Map();
+  for (const request of now.requests) {
+    if (request.count === 1) continue;
+    const name = [request.method, request.upstream, request.endpoint, request.status, request.reason].join(" ");
+    const runs = named.get(name) ?? 0;
+    named.set(name, runs + 1);
+    request.key = `${name} ${runs}`;
+  }
+  const key = (request) => request.key ?? request.id;
   const make = (request) => el("details", { "data-request": request.id, ontoggle: (event) => explain(event.target) },
     el("summary", {}, el("time", { "data-part": "when" }), ` ${request.method} ${request.upstream}/${request.endpoint}: `,
       el("b", { "data-part": "what" }), el("span", { "data-part": "took" })),

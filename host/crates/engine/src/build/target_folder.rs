@@ -5,9 +5,9 @@
 
 use super::{BuildError, toolchain::TARGET, user_folders};
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -38,7 +38,8 @@ impl TargetFolder {
             let path = path.to_owned();
             move |source| BuildError::File { path, source }
         };
-        fs::create_dir_all(&path).map_err(failed(&path))?;
+        // cargo runs a file of this folder, so that no other user may write there.
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed(&path))?;
         let name = path.join("triage.lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&name).map_err(failed(&name))?;
         if lock.try_lock().is_err() {
