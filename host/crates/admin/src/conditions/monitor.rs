@@ -4,7 +4,7 @@ use super::{
     Condition, ConditionId, StateChange, Tracker,
     facts::{self, Recent, UnsettledFacts},
 };
-use crate::{AdminState, rounded::Rounded, state_redis::RedisConnection, telemetry::Sampler};
+use crate::{AdminState, clock::millis, rounded::Rounded, state_redis::RedisConnection, telemetry::Sampler};
 use parking_lot::Mutex;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
