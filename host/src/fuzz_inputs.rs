@@ -143,8 +143,8 @@ pub fn component(bytes: &[u8]) {
     }
 }
 
-/// A FHIR server's response, as the embedded policy reads it: an `OperationOutcome` in JSON or XML, and a search's `Bundle`. The
-/// first line is the condition of a create too. A policy that traps or runs on fails this.
+/// Gives the embedded policy a FHIR server's response: an `OperationOutcome` or a search's `Bundle`. The first line is also the
+/// `If-None-Exist` of the request. Every fault of the policy fails the target.
 pub fn fhir(bytes: &[u8]) {
     static POLICY: OnceLock<Option<Arc<Policy>>> = OnceLock::new();
     let load = || Policy::load(&Engine::start().ok()?, prebuilt::embedded("fhir")?, &LoadOptions::default()).ok();

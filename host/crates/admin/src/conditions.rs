@@ -1,7 +1,8 @@
 //! The conditions of a host: everything that an operator should know now, and what to do about it.
 //!
-//! The API, the page, `triage status` and the metric `triage_condition` show this one list, so that they cannot disagree. A host without
-//! conditions refuses nothing, sheds nothing, lags behind nothing and has lost nothing.
+//! The API, the page, `triage status` and the metric `triage_condition` show this one list, so that they cannot disagree. While
+//! the list is empty, no breaker, limit, budget or overload control refuses requests, and fewer than 1 % fail. Refusals of a single request,
+//! such as `key-reused`, are no condition.
 //!
 //! `facts` gathers, `rules` decides purely, and [`Tracker`] remembers since when each condition holds.
 

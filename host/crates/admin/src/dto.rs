@@ -38,7 +38,8 @@ pub(super) struct Status {
     pub(super) ready: bool,
     /// Why it is not ready.
     pub(super) unready: Option<&'static str>,
-    /// Everything that an operator should know now, the most severe first. Empty: nothing is refused, shed, behind or lost.
+    /// Everything that an operator should know now, the most severe first. While the list is empty, no breaker, limit, budget or overload
+    /// control refuses requests, and fewer than 1 % fail. Refusals of a single request, such as `key-reused`, are no condition.
     pub(super) conditions: Vec<Condition>,
     /// The host's clock, since 1970.
     pub(super) unix_ms: u64,

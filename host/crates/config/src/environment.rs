@@ -242,8 +242,8 @@ impl Layers<'_> {
         }
     }
 
-    /// Uses OpenTelemetry's own variables for keys that no other layer sets. They often reach every container of a cluster, so that they
-    /// must not change what an operator has said of Triage; without a target of traces they say nothing.
+    /// Uses OpenTelemetry's own variables for keys that no other layer sets. They often reach every container of a cluster, so they must
+    /// not change what an operator has said of Triage; without a target of traces they say nothing.
     fn otel(&self, draft: &mut Draft) {
         const SHARE: &str = "telemetry.otlp.share";
         const SERVICE: &str = "telemetry.otlp.service_name";

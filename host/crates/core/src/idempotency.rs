@@ -45,8 +45,8 @@ pub struct Settings {
     pub max_request_bytes: usize,
     /// The largest response body that is kept for replays. Default 1 MiB.
     pub max_response_bytes: usize,
-    /// The maximum number of records in memory state; at the limit new keys are refused. Default 1,000,000: 11 new keys a second for
-    /// 24 h, some 200 MB.
+    /// The maximum number of records, in this process or in shared state. At the limit the store refuses new keys. The host uses the
+    /// largest value of its upstreams. Default 1,000,000: 11 new keys a second for 24 h, some 200 MB.
     pub max_records: usize,
     /// Whether callers may read the state of their records on the data listener. Default false.
     pub record_status: bool,

@@ -103,7 +103,7 @@ impl HttpClient {
     /// Creates the client without connecting.
     ///
     /// # Errors
-    /// [`TransportError`] if the CA file or the URL is unusable.
+    /// [`TransportError`] if the CA file, the client certificate, its key or the URL cannot be used, or if TLS cannot be set up.
     pub fn new(settings: &Settings) -> Result<Self, TransportError> {
         Self::with_resolver(settings, Arc::new(SystemResolver))
     }

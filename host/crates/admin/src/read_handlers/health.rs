@@ -22,7 +22,8 @@ pub(crate) async fn healthz() -> &'static str {
 
 /// Readiness: whether the host accepts requests.
 ///
-/// It is ready if policies are loaded, every worker listens, it is not stopping, and required shared state is reachable.
+/// The host is ready if it has started and is not stopping. Shared state that refuses this host's name or password makes it unready. Shared
+/// state that cannot be reached makes it unready only with `state.required`.
 #[utoipa::path(
     get,
     path = "/readyz",

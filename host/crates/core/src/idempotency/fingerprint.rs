@@ -246,7 +246,7 @@ impl RecordId {
     }
 
     /// The id of a tenant's `key` at `upstream`. The endpoint is not part of it: a key reused at another endpoint is a mismatch, not a new
-    /// request. No secret is part of it either: after a change of the secret, hosts would not find the record and send its write again.
+    /// request. No secret is part of it either: after a change of the secret, hosts would miss the record, and would send the write again.
     /// Callers that read a record must show a proof with its id.
     pub fn of(tenant: &Tenant, upstream: &str, key: &Key) -> Self {
         Self(digest("record", &[&tenant.0, upstream.as_bytes(), key.as_str().as_bytes()]))

@@ -168,8 +168,8 @@ impl Inner {
         lost.zip(self.ledger.record(id)).is_some_and(|(lost, record)| record.since() <= lost.at)
     }
 
-    /// Restores a record after the server replied `lost` to its owner. None: no data was lost, so the record has expired or belongs to
-    /// another owner.
+    /// Restores a record that the server no longer has. None: this host has no copy, or the server has lost nothing since the record got
+    /// its state. The record has then expired or belongs to another owner.
     pub(super) async fn restore_lost(&self, id: RecordId) -> Result<Option<RestoreResult>, RecordError> {
         let era = self.link.era(self.call_timeout()).await.map_err(unavailable)?;
         if !self.may_be_lost(id) {

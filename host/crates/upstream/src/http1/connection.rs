@@ -137,8 +137,8 @@ impl Streaming {
         }
     }
 
-    /// Called at the end of the response. If the request's body has not ended, the connection cannot be reused, since nothing would drive
-    /// it.
+    /// Releases the connection at the end of the response. A request without a body needs no check. `is_usable` checks any other, because
+    /// an idle connection sends no rest of a body.
     fn end(&mut self) {
         self.release(self.wire.as_ref().is_some_and(|wire| !wire.carries));
     }
