@@ -6,10 +6,10 @@
 //!
 //! `facts` gathers, `rules` decides purely, and [`Tracker`] remembers since when each condition holds.
 
-mod causes;
 pub(super) mod facts;
+mod failure_remedies;
 pub(super) mod monitor;
-mod refusals;
+mod refusal_remedies;
 mod rules;
 
 use crate::dto::{Condition, ConditionId, Severity};

@@ -3,9 +3,9 @@
 //! A text contains no value that changes from second to second: the page announces each new text to screen readers.
 
 use super::{
-    ConditionId, Finding, HOST, Severity, causes,
+    ConditionId, Finding, HOST, Severity,
     facts::{Facts, Reach, StateFacts, UpstreamFacts},
-    refusals,
+    failure_remedies, refusal_remedies,
 };
 use crate::{
     dto::{Breaker, BreakerState, FleetPhase, Requests, Standing},
@@ -184,7 +184,7 @@ fn breaker_condition(breaker: &Breaker, cause: Option<FailureCause>) -> Option<F
         return Some(Finding::new(ConditionId::BreakerForced, severity, &subject, text, remedy));
     }
     let why = breaker.why.as_deref().map_or_else(String::new, |why| format!(": {why}"));
-    let cause = cause.map_or_else(String::new, |cause| sentence(causes::remedy(cause)));
+    let cause = cause.map_or_else(String::new, |cause| sentence(failure_remedies::remedy(cause)));
     let explain = breaker
         .latest_failure
         .as_ref()
@@ -320,7 +320,7 @@ fn refused(traffic: &Traffic) -> Option<Finding> {
     let counted: u64 = reasons.iter().filter(|(reason, _)| *reason != "in-flight").map(|(_, count)| count).sum();
     let severity = severity(counted, traffic.requests);
     let text = format!("The host refuses {} of the requests{of}: {}.", rounded(percent), names.join(", "));
-    let remedy = refusals::remedy(reasons[0].0).to_owned();
+    let remedy = refusal_remedies::remedy(reasons[0].0).to_owned();
     Some(Finding::new(ConditionId::RequestsRefused, severity, subject, text, remedy))
 }
 
@@ -331,8 +331,9 @@ fn failing(traffic: &Traffic, upstream: Option<&UpstreamFacts>) -> Option<Findin
     }
     let latest = upstream.and_then(|upstream| upstream.latest_failure);
     let cause = latest.map_or_else(String::new, |failure| format!(": {}", failure.cause));
-    let remedy =
-        latest.map_or("Look at a failed request: `triage requests --rough`.", |failure| causes::remedy(failure.cause));
+    let remedy = latest.map_or("Look at a failed request: `triage requests --rough`.", |failure| {
+        failure_remedies::remedy(failure.cause)
+    });
     let (subject, of) = subject(traffic);
     let severity = severity(traffic.failed, traffic.requests);
     let text = format!("{} of the requests{of} fail{cause}.", capital(&rounded(percent)));
