@@ -458,3 +458,59 @@ async fn a_configured_group_has_one_breaker_for_reads_and_writes() {
     }
     assert_eq!(stage.send(request(&Method::POST, "/")).await.problem(), "breaker-open");
 }
+
+/// A read that its breaker refuses takes nothing of the limits that it shares with the writes.
+#[tokio::test(start_paused = true)]
+async fn refused_reads_use_up_no_limit_of_the_writes() {
+    let settings = api("retry = { max_attempts = 1 }\ndeadline = \"10ms\"\nattempt_timeout = \"5ms\"\n\
+                        breaker = { failure_threshold = 2, jitter = 0 }\nlimits = [{ requests = 10, period = \"1h\", burst = 10 }]");
+    let stage = Stage::new(&settings, |sent| Plan::status(if sent.method == Method::GET { 500 } else { 200 }));
+    for _ in 0..2 {
+        stage.get("/").await;
+    }
+    let refused: Vec<_> = (0..200).map(|_| stage.begin("/")).collect();
+    for answer in refused {
+        assert_eq!(answer.await.unwrap().problem(), "breaker-open");
+    }
+    for write in 1..=8 {
+        assert_eq!(stage.send(request(&Method::POST, "/")).await.status, 200, "write {write} of the 8 that are left");
+    }
+    assert_eq!(stage.send(request(&Method::POST, "/")).await.problem(), "rate-limited");
+}
+
+/// Waiting reads keep their moments when a pause comes: each takes one permit of the limits.
+#[tokio::test(start_paused = true)]
+async fn a_pause_takes_no_second_permit_for_a_waiting_read() {
+    let settings = api("retry = { max_attempts = 1 }\ndeadline = \"60s\"\nattempt_timeout = \"1s\"\n\
+                        limits = [{ requests = 1, period = \"1s\", burst = 1 }]");
+    let mut call = 0;
+    let stage = Stage::new(&settings, move |_| {
+        call += 1;
+        if call == 1 { Plan::asking(429, &[("retry-after", "10")]).after(millis(100)) } else { Plan::status(200) }
+    });
+    let began = tokio::time::Instant::now();
+    let reads: Vec<_> = (0..5).map(|_| stage.begin("/")).collect();
+    for answer in reads {
+        answer.await.unwrap();
+    }
+    let at: Vec<u64> = stage.arrivals().iter().map(|at| (*at - began).as_secs()).collect();
+    assert_eq!(at.len(), 5, "{at:?}");
+    assert!(at[1] >= 10 && at[4] <= 15, "one a second after the pause, without a gap: {at:?}");
+}
+
+/// Another endpoint that names the endpoint as its group wants one breaker with it.
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_another_ones_group_has_one_breaker() {
+    let settings = triage_config::from_toml(
+        "[upstreams.api]\nbase_url = \"http://api.invalid\"\n[upstreams.api.defaults]\nretry = { max_attempts = 1 }\n\
+         breaker = { failure_threshold = 5 }\n[upstreams.api.endpoints.search]\nmethod = \"GET\"\npath = \"/search\"\n\
+         group = \"any\"\n",
+    )
+    .unwrap();
+    let stage = Stage::new(&settings, |_| Plan::status(500));
+    for _ in 0..5 {
+        stage.get("/search").await;
+    }
+    assert_eq!(stage.get("/other").await.problem(), "breaker-open");
+    assert_eq!(stage.send(request(&Method::POST, "/")).await.problem(), "breaker-open");
+}
