@@ -170,9 +170,9 @@ impl RequestContext {
                 });
                 let status = response.status().as_u16();
                 if has_disconnected {
-                    progress.recorder.close_abandoned(status)
+                    progress.recorder.close_abandoned(status);
                 } else {
-                    progress.recorder.close(status)
+                    progress.recorder.close(status);
                 }
                 response
             }
