@@ -160,6 +160,24 @@ async fn redis_that_is_gone_is_named_with_the_writes_that_it_refuses_and_its_ret
     tokio::time::timeout(Duration::from_secs(60), back).await.expect("an event when shared state is back");
 }
 
+/// No request finds these faults: the host must look by itself.
+#[tokio::test]
+async fn redis_that_hangs_or_becomes_a_replica_is_named_without_traffic() {
+    let redis = RedisServer::start();
+    let (front, _upstream) = with_redis(&redis).await;
+    redis.stop();
+    status_with(&front, &["state-down"]).await;
+    redis.go_on();
+    let calm = async {
+        while front.get_json("/api/v1/status").await["conditions"].to_string().contains("state-down") {
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), calm).await.expect("the condition ends");
+    let _: String = redis.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+    status_with(&front, &["state-down"]).await;
+}
+
 #[tokio::test]
 async fn redis_that_is_full_is_named_as_full() {
     title("7. Redis is full");

@@ -11,12 +11,15 @@ use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 use std::path::PathBuf;
+use std::time::Duration;
 
 mod handshake;
 mod shape;
 
 pub use shape::Shape;
 
+/// The longest time until a response is whole. A script that asks a host must not hang with a server that accepts and is silent.
+const RESPONSE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Maximum bytes of a response, far above what a host sends.
 const MAX_RESPONSE_BYTES: usize = 16 << 20;
 
@@ -204,19 +207,24 @@ impl Client {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<(u16, HeaderMap, Bytes), ClientError> {
-        let mut headers = HeaderMap::new();
+        let mut credentials = HeaderMap::new();
         if let Some(bearer) = &self.bearer {
-            headers.insert(header::AUTHORIZATION, bearer.clone());
+            credentials.insert(header::AUTHORIZATION, bearer.clone());
         }
         let (path_and_query, body) = (path.to_owned(), OutboundBody::Bytes(body));
-        let request = Outbound { method, path_and_query, headers, body, guarded: true };
+        let request = Outbound { method, path_and_query, headers: credentials, body, guarded: true };
         let no_answer = |kind| ClientError::NoAnswer { url: self.url.clone(), kind };
-        let answer = self.http.send(request).await.map_err(|failure| self.failed(failure))?;
-        let read =
-            Limited::new(answer.body, MAX_RESPONSE_BYTES).collect().await.map_err(|_| no_answer("body"))?.to_bytes();
-        let status = answer.status.as_u16();
-        if answer.status.is_success() {
-            return Ok((status, answer.headers, read));
+        let exchange = async {
+            let answer = self.http.send(request).await.map_err(|failure| self.failed(failure))?;
+            let body = Limited::new(answer.body, MAX_RESPONSE_BYTES).collect().await.map_err(|_| no_answer("body"))?;
+            Ok::<_, ClientError>((answer.status, answer.headers, body.to_bytes()))
+        };
+        let exchanged = tokio::time::timeout(RESPONSE_TIMEOUT, exchange).await.map_err(|_| no_answer("timeout"))?;
+        let (status, headers, read) = exchanged?;
+        let is_success = status.is_success();
+        let status = status.as_u16();
+        if is_success {
+            return Ok((status, headers, read));
         }
         let refusal = self.json((status, read), shape::REFUSAL)?;
         // A server that is no admin listener may answer problems of its own.

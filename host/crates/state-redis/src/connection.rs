@@ -98,6 +98,8 @@ pub(super) struct Inner {
     meter: ScriptMetrics,
     /// Whether the server rejects this host's user name or password.
     pub(super) unauthorized: AtomicBool,
+    /// Whether the server answered the last check of its identity; true before the first one.
+    is_alive: AtomicBool,
 }
 
 impl RedisConnection {
@@ -125,6 +127,7 @@ impl RedisConnection {
             closed: CancellationToken::new(),
             meter: ScriptMetrics::default(),
             unauthorized: AtomicBool::new(false),
+            is_alive: AtomicBool::new(true),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(OpenError::Thread)?;
         let beside = runtime.handle().clone();
@@ -309,9 +312,10 @@ impl RedisConnection {
         self.inner.unauthorized.load(Relaxed)
     }
 
-    /// Whether any thread's connection is up.
+    /// Whether the server answered the last check of its identity, and any thread's connection is up. The check matters without traffic: a
+    /// server that hangs breaks no connection.
     pub fn is_up(&self) -> bool {
-        self.inner.slots.lock().iter().any(|slot| slot.is_up())
+        self.inner.is_alive.load(Relaxed) && self.inner.slots.lock().iter().any(|slot| slot.is_up())
     }
 }
 
@@ -449,11 +453,16 @@ async fn watched(inner: &Arc<Inner>) {
 async fn watch(inner: &Arc<Inner>) {
     let slot = inner.slot();
     loop {
-        if let Ok(mut connection) = slot.connection(inner, Instant::now() + HEARTBEAT_INTERVAL).await {
-            let checked = timeout(HEARTBEAT_INTERVAL, inner.census(&mut connection)).await;
-            let checked = checked.unwrap_or(Err(LinkError::TimedOut(HEARTBEAT_INTERVAL)));
-            slot.record_result(inner, &connection, checked.as_ref().err());
-        }
+        let is_alive = match slot.connection(inner, Instant::now() + HEARTBEAT_INTERVAL).await {
+            Err(_) => false,
+            Ok(mut connection) => {
+                let checked = timeout(HEARTBEAT_INTERVAL, inner.census(&mut connection)).await;
+                let checked = checked.unwrap_or(Err(LinkError::TimedOut(HEARTBEAT_INTERVAL)));
+                slot.record_result(inner, &connection, checked.as_ref().err());
+                checked.is_ok()
+            }
+        };
+        inner.is_alive.store(is_alive, Relaxed);
         sleep(HEARTBEAT_INTERVAL).await;
     }
 }

@@ -214,6 +214,13 @@ impl Events {
         self.note(kind, group, text);
     }
 
+    /// The latest event of this kind after a time, if the ring still has it.
+    pub fn recent(&self, kind: &'static str, after_unix_ms: u64) -> Option<Event> {
+        let inner = self.inner.lock();
+        let recent = inner.ring.iter().rev().take_while(|event| event.unix_ms >= after_unix_ms);
+        recent.into_iter().find(|event| event.kind == kind).cloned()
+    }
+
     /// The events after this number, the oldest first.
     pub fn after(&self, number: u64) -> Vec<Event> {
         self.inner.lock().ring.iter().filter(|event| event.number > number).cloned().collect()

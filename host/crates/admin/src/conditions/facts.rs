@@ -25,6 +25,8 @@ pub(crate) struct Facts {
     pub(crate) unsettled: UnsettledFacts,
     /// The last refused reload, if no reload has succeeded since.
     pub(crate) reload_refused: Option<Event>,
+    /// Refusals of connections: nothing else shows them.
+    pub(crate) refused_connections: Vec<Event>,
     /// Timelines that the trace exporter dropped in the last ten seconds.
     pub(crate) traces_dropped: u64,
 }
@@ -107,6 +109,10 @@ pub(crate) fn gather(state: &AdminState, recent: Recent, unsettled: UnsettledFac
         traffic: recent.traffic,
         unsettled,
         reload_refused: refused.filter(|event| event.number > reloaded),
+        refused_connections: ["peer-limited", "exhausted"]
+            .into_iter()
+            .filter_map(|kind| events.recent(kind, now_unix_ms.saturating_sub(SELDOM_EVENT_MS)))
+            .collect(),
         traces_dropped: recent.traces_dropped,
     }
 }
@@ -148,6 +154,8 @@ fn state_facts(state: &AdminState, timed_out: u64) -> Option<StateFacts> {
 
 /// A failure that is older does not explain the failures of the last ten seconds.
 const MAX_CAUSE_AGE_MS: u64 = 60_000;
+/// Events of refused connections come at most once a minute, so that one of them stands for longer than that.
+const SELDOM_EVENT_MS: u64 = 90_000;
 /// How long ago an incident may be to count as present, where only its last occurrence is known.
 const RECENT: Duration = Duration::from_secs(10);
 

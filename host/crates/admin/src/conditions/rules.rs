@@ -79,6 +79,25 @@ fn host(facts: &Facts, findings: &mut Vec<Finding>) {
         let finding = Finding::new(ConditionId::ReloadRefused, Severity::Warning, HOST, text, remedy.to_owned());
         findings.push(finding.since(event.unix_ms));
     }
+    for event in &facts.refused_connections {
+        let (id, severity, text, remedy) = if event.kind == "exhausted" {
+            (
+                ConditionId::DescriptorsExhausted,
+                Severity::Critical,
+                format!("Requests to {} get 503 overloaded: {}", event.subject, ended(&event.text)),
+                "Raise the limit of open files (LimitNOFILE, ulimit -n), or lower server.max_connections.",
+            )
+        } else {
+            (
+                ConditionId::PeerLimited,
+                Severity::Warning,
+                format!("The host closes connections of {}: {}", event.subject, ended(&event.text)),
+                "If this peer is yours, let it use fewer connections, or raise server.peer_share or server.max_connections.",
+            )
+        };
+        let finding = Finding::new(id, severity, HOST, text, remedy.to_owned());
+        findings.push(finding.since(event.unix_ms));
+    }
     if facts.traces_dropped > 0 {
         findings.push(Finding::new(
             ConditionId::TracesDropped,

@@ -35,6 +35,10 @@ fn traffic(requests: u64, refused: &[(&'static str, u64)], failed: u64) -> Facts
     Facts { traffic: vec![traffic], ..calm() }
 }
 
+fn refused_connection(kind: &'static str, subject: &str) -> Event {
+    Event { number: 1, unix_ms: NOW, kind, subject: subject.to_owned(), text: "it has 50 % of them".to_owned() }
+}
+
 fn conditions(facts: &Facts) -> Vec<Condition> {
     Tracker::default().update(facts).0
 }
@@ -54,7 +58,7 @@ fn a_calm_host_has_no_condition() {
 
 #[test]
 fn each_fault_of_the_host_or_of_shared_state_is_a_condition_that_names_effect_and_remedy() {
-    let cases: [(&str, Facts, &str, &str); 12] = [
+    let cases: [(&str, Facts, &str, &str); 14] = [
         ("not-ready", Facts { unready: Some("the host is starting"), ..calm() }, "the host is starting", "log"),
         ("memory-full", Facts { is_memory_full: true, ..calm() }, "refuses requests", "server.memory_limit"),
         ("state-down", with_state(|own| own.reach = Reach::Down), "503 store-unavailable", "state.url"),
@@ -85,6 +89,18 @@ fn each_fault_of_the_host_or_of_shared_state_is_a_condition_that_names_effect_an
             Facts { unsettled: UnsettledFacts { count: 2, unverified: 0, oldest_unix_ms: NOW }, ..calm() },
             "2 writes have an unknown effect: the host verifies them by itself.",
             "triage records list",
+        ),
+        (
+            "peer-limited",
+            Facts { refused_connections: vec![refused_connection("peer-limited", "10.0.0.7")], ..calm() },
+            "The host closes connections of 10.0.0.7: it has 50 % of them.",
+            "server.peer_share",
+        ),
+        (
+            "descriptors-exhausted",
+            Facts { refused_connections: vec![refused_connection("exhausted", "api")], ..calm() },
+            "Requests to api get 503 overloaded",
+            "LimitNOFILE",
         ),
         ("traces-dropped", Facts { traces_dropped: 1, ..calm() }, "lost", "telemetry.otlp.endpoint"),
     ];

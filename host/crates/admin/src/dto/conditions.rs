@@ -31,6 +31,8 @@ pub(crate) enum ConditionId {
     StateRefuses,
     /// The host has reached its memory limit.
     MemoryFull,
+    /// The host has no file descriptor left.
+    DescriptorsExhausted,
     /// A policy no longer serves; the built-in policy decides.
     PolicySuspended,
     /// A breaker is open.
@@ -71,6 +73,8 @@ pub(crate) enum ConditionId {
     FleetHostBehind,
     /// The configuration was refused at the last reload.
     ReloadRefused,
+    /// A peer has reached its share of the connections.
+    PeerLimited,
     /// Traces are dropped.
     TracesDropped,
 }

@@ -199,7 +199,7 @@ impl AdaptiveRate {
         }
     }
 
-    /// The upstream throttled a request. Lowers the rate to [`DECREASE_FACTOR`] of the present throughput and returns the new rate; none if
+    /// The upstream throttled a request. Lowers the rate to `DECREASE_FACTOR` of the present throughput and returns the new rate; none if
     /// an earlier throttled response has lowered it already.
     pub fn throttled(&mut self, settings: &Settings, ceiling: f64, sent: DecreaseEpoch, now: Timestamp) -> Option<f64> {
         let current = self.per_minute(settings, ceiling, now);
