@@ -315,7 +315,13 @@ impl RedisConnection {
     /// Whether the server answered the last check of its identity, and any thread's connection is up. The check matters without traffic: a
     /// server that hangs breaks no connection.
     pub fn is_up(&self) -> bool {
-        self.inner.is_alive.load(Relaxed) && self.inner.slots.lock().iter().any(|slot| slot.is_up())
+        self.inner.is_alive.load(Relaxed) && self.has_connection()
+    }
+
+    /// Whether any thread's connection is up: a call would be sent. Whether it would be answered is another matter: see
+    /// [`RedisConnection::is_up`].
+    pub fn has_connection(&self) -> bool {
+        self.inner.slots.lock().iter().any(|slot| slot.is_up())
     }
 }
 

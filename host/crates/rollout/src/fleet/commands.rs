@@ -94,7 +94,7 @@ impl Follower {
         note: impl FnOnce(CommandOutcome) + Send + 'static,
     ) -> Result<(), NotAnnounced> {
         let permit = Arc::clone(&self.announcing).try_acquire_owned().map_err(|_| NotAnnounced::Busy)?;
-        if !self.agreement.link().is_up() {
+        if !self.agreement.link().has_connection() {
             return Err(NotAnnounced::Away(LinkError::Down));
         }
         let Some(serving) = context.upstreams.get(self.index) else { return Err(NotAnnounced::Away(LinkError::Down)) };
