@@ -6,6 +6,7 @@ use super::{
     endpoint_counters::{KeyResult, OrphanResult, status},
     request_timeline::{MAX_EVENTS, MIN_SHOWN_WAIT},
     task_spans,
+    worker_telemetry::Ring,
 };
 use crate::{
     contract::{Class, Failure, Next, Verdict},
@@ -367,7 +368,12 @@ impl Drop for RequestRecorder {
             steps: std::mem::take(&mut self.steps),
             omitted: self.omitted,
         };
-        self.worker.keep(timeline, self.is_troubled);
+        let ring = match (self.is_troubled, self.sends) {
+            (false, _) => Ring::Ordinary,
+            (true, Sends::Refused) => Ring::Refused,
+            (true, Sends::NotYet | Sends::Sent) => Ring::Troubled,
+        };
+        self.worker.keep(timeline, ring);
     }
 }
 

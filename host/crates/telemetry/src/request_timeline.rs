@@ -404,14 +404,6 @@ impl RequestTimeline {
             _ => None,
         })
     }
-
-    /// Whether the host answered itself without an attempt.
-    pub(super) fn was_refused_unsent(&self) -> bool {
-        let is_send = |noted: &TimedEvent| {
-            matches!(noted.step, TimelineEvent::Sent { .. } | TimelineEvent::VerificationSent { .. })
-        };
-        self.refusal().is_some() && !self.steps.iter().any(is_send)
-    }
 }
 
 impl From<&RequestTimeline> for RequestRow {

@@ -33,6 +33,16 @@ struct Timelines {
     runs: RefusalRuns,
 }
 
+/// The ring that keeps a timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ring {
+    Ordinary,
+    /// A retry, a failure, a clamp or a caller that left.
+    Troubled,
+    /// The host refused the request without an attempt.
+    Refused,
+}
+
 impl Timelines {
     fn all(&self) -> impl Iterator<Item = &RequestTimeline> {
         self.troubled.iter().chain(&self.refused).chain(&self.ordinary)
@@ -61,7 +71,7 @@ impl WorkerTelemetry {
         self.nowhere.of(self.index)
     }
 
-    pub(super) fn keep(&self, timeline: RequestTimeline, is_troubled: bool) {
+    pub(super) fn keep(&self, timeline: RequestTimeline, ring: Ring) {
         if let Some(exporter) = &self.exporter
             && timeline.trace.is_some_and(|trace| trace.is_sampled())
         {
@@ -70,16 +80,15 @@ impl WorkerTelemetry {
         if self.keep == 0 {
             return;
         }
-        let was_refused = is_troubled && timeline.was_refused_unsent();
-        let row = was_refused.then(|| RequestRow::from(&timeline));
+        let row = (ring == Ring::Refused).then(|| RequestRow::from(&timeline));
         let mut timelines = self.timelines.lock();
         if let Some(row) = row {
             timelines.runs.add(row);
         }
-        let ring = match (is_troubled, was_refused) {
-            (true, true) => &mut timelines.refused,
-            (true, false) => &mut timelines.troubled,
-            (false, _) => &mut timelines.ordinary,
+        let ring = match ring {
+            Ring::Refused => &mut timelines.refused,
+            Ring::Troubled => &mut timelines.troubled,
+            Ring::Ordinary => &mut timelines.ordinary,
         };
         let oldest = if ring.len() >= self.keep { ring.pop_front() } else { None };
         ring.push_back(timeline);
