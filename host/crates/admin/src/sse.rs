@@ -30,8 +30,6 @@ const MAX_PAGES: usize = 16;
 const MAX_EVENTS: usize = 40;
 const MAX_REQUESTS: usize = 15;
 const MAX_RECORDS: usize = 10;
-/// Maximum unsettled records to count.
-const MAX_COUNTED_RECORDS: usize = 1000;
 
 /// State shared by all open pages.
 #[derive(Debug)]
@@ -71,9 +69,9 @@ async fn sample(state: &AdminState) {
         ticks.tick().await;
         let shared = &state.host.shared;
         state.live.sampler.lock().sample(&shared.meters, shared.clock.now());
-        state.monitor.sample(state);
+        let conditions = state.monitor.sample(state);
         if state.live.snapshots.receiver_count() > 0 {
-            let now = now(state).await;
+            let now = now(state, conditions).await;
             state.live.snapshots.send_replace(now);
         }
     }
@@ -101,9 +99,9 @@ struct Unsettled {
     first: Vec<dto::Record>,
 }
 
-async fn now(state: &AdminState) -> Arc<str> {
+async fn now(state: &AdminState, conditions: Vec<dto::Condition>) -> Arc<str> {
     let shared = &state.host.shared;
-    let unsettled = shared.records.unsettled(MAX_COUNTED_RECORDS).await.unwrap_or_default();
+    let unsettled = shared.records.unsettled(monitor::MAX_COUNTED).await.unwrap_or_default();
     let services: Vec<_> = shared.rollout.upstreams.iter().map(|serving| serving.current()).collect();
     let groups: Vec<_> = services.iter().flat_map(|service| dto::groups(service, &shared.events)).collect();
     let (rates, points) = {
@@ -113,7 +111,7 @@ async fn now(state: &AdminState) -> Arc<str> {
     let requests = shared.workers.latest(MAX_REQUESTS, true, |_| true);
     let now = Now {
         unix_ms: shared.clock.unix_ms(),
-        status: dto::status(state, state.monitor.refresh(state)),
+        status: dto::status(state, conditions),
         memory_bytes: memory_bytes(),
         rates,
         points,
@@ -176,7 +174,7 @@ pub(super) async fn follow(State(state): State<AdminState>, headers: HeaderMap) 
     let mut snapshots = state.live.snapshots.subscribe();
     // The first event sends a fresh snapshot, so the previous one counts as sent.
     snapshots.mark_unchanged();
-    let first = now(&state).await;
+    let first = now(&state, state.monitor.refresh(&state)).await;
     let begin = stream::iter([event("history", &past), event("now", &first)]);
     let follower = Follower { state, headers, snapshots, permit };
     let then = stream::unfold(follower, async |mut follower: Follower| {

@@ -14,7 +14,7 @@ const MAX_SAMPLES: usize = 11;
 /// Between two counts of unknown writes. The store is asked for each one, so this is rarer than a sample.
 pub(crate) const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 /// Maximum unknown writes to count.
-const MAX_COUNTED: usize = 1000;
+pub(crate) const MAX_COUNTED: usize = 1000;
 
 /// Totals of counters that no sampler holds.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +34,7 @@ pub(crate) struct Monitor {
 
 impl Monitor {
     /// Takes a sample, once a second, and notes what changed.
-    pub(crate) fn sample(&self, state: &AdminState) {
+    pub(crate) fn sample(&self, state: &AdminState) -> Vec<Condition> {
         let shared = &state.host.shared;
         let failures = shared.link.as_ref().map(RedisConnection::steps);
         let timed_out = failures.iter().flat_map(|steps| steps.failed).find(|(why, _)| *why == "timed-out");
@@ -51,7 +51,7 @@ impl Monitor {
             }
             samples.push_back(totals);
         }
-        self.refresh(state);
+        self.refresh(state)
     }
 
     /// Counts the writes whose effect is unknown. A store that cannot be reached leaves the last count.

@@ -8,6 +8,7 @@ use super::{
     failure_remedies, refusal_remedies,
 };
 use crate::{
+    clock::millis,
     dto::{Breaker, BreakerState, FleetPhase, Requests, Standing},
     telemetry::{Event, FailureCause, Traffic},
 };
@@ -172,9 +173,8 @@ fn shared_state(state: &StateFacts, now_unix_ms: u64, findings: &mut Vec<Finding
              keys of before the loss have expired.",
             state.prefix
         );
-        let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
         let finding = Finding::new(ConditionId::StateLostData, Severity::Warning, HOST, text.to_owned(), remedy);
-        findings.push(finding.since(now_unix_ms.saturating_sub(ago_ms)));
+        findings.push(finding.since(now_unix_ms.saturating_sub(millis(ago))));
     }
 }
 
