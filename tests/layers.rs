@@ -11,7 +11,7 @@ mod overload;
 mod retry;
 mod timelines;
 
-use crate::support::{Answered, read};
+use crate::support::{Answered, World, read};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, StatusCode};
@@ -29,6 +29,7 @@ use triage::Host;
 use triage_config::{self as config, settings::Settings};
 use triage_core::{clock::Clock, rng::Rng};
 use triage_engine::contract::{Failure, FailureKind};
+use triage_hospital::emulator::Options;
 use triage_upstream::{Inbound, Outbound, Transport, full};
 
 /// How the upstream treats one request.
@@ -167,6 +168,20 @@ impl<S: futures_util::Stream> futures_util::Stream for SyncStream<S> {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.get_mut().0.get_mut().as_mut().poll_next(context)
     }
+}
+
+/// An emulated directory whose breakers open for 10 s and then make the policy's health call. No retries and no jitter.
+fn with_health_call() -> World {
+    let text = r#"
+        [upstreams.hospital]
+        base_url = "http://hospital.invalid"
+        policy = "hospital-directory"
+        [upstreams.hospital.defaults]
+        retry = { max_attempts = 1 }
+        breaker = { jitter = 0, open_for = "10s" }
+    "#;
+    let settings = triage_config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
+    World::new(&settings, Options::default())
 }
 
 /// A host in front of a scripted upstream.

@@ -5,6 +5,8 @@ use crate::support::{
     front::Got,
     scripted::{Reply, Seen},
 };
+use bytes::Bytes;
+use tokio::sync::mpsc::Sender;
 
 const DEFAULTS: &str = "[upstreams.api.defaults]\nretry = { max_attempts = 2, min_wait = \"0s\", max_wait = \"0s\" }\n\
                         breaker = { failure_threshold = 3, failure_rate = \"off\" }\n";
@@ -141,9 +143,8 @@ async fn the_timeline_of_a_caller_that_leaves_ends_abandoned() {
     assert_eq!(steps(&cancelled), ["permit", "sent", "abandoned"], "{cancelled:#}");
 }
 
-/// A write goes on without its caller. It is counted among the abandoned requests, and its timeline says what became of it.
-#[tokio::test]
-async fn a_write_whose_caller_leaves_is_counted_and_explained() {
+/// A host whose caller left in the middle of a write, and the sender of the upstream's answer to it.
+async fn abandoned_write() -> (Front, Sender<Bytes>, Scripted) {
     let (answer, parts) = tokio::sync::mpsc::channel(1);
     let mut parts = Some(parts);
     let upstream = Scripted::start(move |_| parts.take().map_or(Reply::Hang, Reply::Paced)).await;
@@ -156,6 +157,13 @@ async fn a_write_whose_caller_leaves_is_counted_and_explained() {
     }
     caller.abort();
     assert!(caller.await.unwrap_err().is_cancelled());
+    (front, answer, upstream)
+}
+
+/// A write goes on without its caller. It is counted among the abandoned requests, and its timeline says what became of it.
+#[tokio::test]
+async fn a_write_whose_caller_leaves_is_counted_and_explained() {
+    let (front, answer, _upstream) = abandoned_write().await;
     // The host learns of the closed connection a moment later. Only a host that never does would wait for ever.
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     answer.send("HTTP/1.1 201 Created\r\ncontent-length: 4\r\n\r\ndone".into()).await.unwrap();
@@ -176,18 +184,7 @@ async fn a_write_whose_caller_leaves_is_counted_and_explained() {
 /// A repetition of a write whose caller has left gets that write's response without another send, and its timeline says so.
 #[tokio::test]
 async fn a_write_that_takes_an_orphan_over_says_what_it_found() {
-    let (answer, parts) = tokio::sync::mpsc::channel(1);
-    let mut parts = Some(parts);
-    let upstream = Scripted::start(move |_| parts.take().map_or(Reply::Hang, Reply::Paced)).await;
-    let front = Front::with_admin("", &format!("[upstreams.api]\nbase_url = \"{}\"\n", upstream.url()));
-    let address = front.address();
-    let row = "POST /orders HTTP/1.1\r\nHost: triage.test\r\nContent-Length: 3\r\n\r\nrow";
-    let caller = tokio::spawn(async move { crate::support::front::raw(address, row.as_bytes()).await });
-    while upstream.seen().is_empty() {
-        tokio::task::yield_now().await;
-    }
-    caller.abort();
-    assert!(caller.await.unwrap_err().is_cancelled());
+    let (front, answer, _upstream) = abandoned_write().await;
     answer.send("HTTP/1.1 201 Created\r\ncontent-length: 4\r\n\r\ndone".into()).await.unwrap();
     let got = front.send("POST", "/orders", "", "row").await;
     assert_eq!((got.status(), got.header("triage-adopted")), ("201", Some("true")), "{}", got.head);

@@ -295,18 +295,9 @@ async fn a_caller_that_sends_its_body_slowly_is_no_failure_of_the_upstream() {
 /// After its open time, a breaker first sends a health call, and admits no request while that fails.
 #[tokio::test(start_paused = true)]
 async fn the_health_call_gates_half_open() {
-    use crate::support::{World, read};
-    use triage_hospital::emulator::{Call, Fault, Faults, Options, When};
-    let text = r#"
-        [upstreams.hospital]
-        base_url = "http://hospital.invalid"
-        policy = "hospital-directory"
-        [upstreams.hospital.defaults]
-        retry = { max_attempts = 1 }
-        breaker = { jitter = 0, open_for = "10s" }
-    "#;
-    let settings = triage_config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
-    let world = World::new(&settings, Options::default());
+    use crate::support::read;
+    use triage_hospital::emulator::{Call, Fault, Faults, When};
+    let world = super::with_health_call();
     let list = || async { read(world.host.call(super::get("/hospitals/")).await).await };
     let lists = || world.emulator.arrivals().iter().filter(|arrival| arrival.call == Call::List).count();
     world.emulator.set_faults(Faults::none().anywhere(When::Always, Fault::FailBefore(http::StatusCode::BAD_GATEWAY)));

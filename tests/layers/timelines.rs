@@ -118,16 +118,7 @@ async fn an_upstream_that_does_not_wake_is_no_gap() {
 
 #[tokio::test(start_paused = true)]
 async fn a_health_call_before_a_probe_is_a_step_and_its_failure_leaves_no_permit() {
-    let text = r#"
-        [upstreams.hospital]
-        base_url = "http://hospital.invalid"
-        policy = "hospital-directory"
-        [upstreams.hospital.defaults]
-        retry = { max_attempts = 1 }
-        breaker = { jitter = 0, open_for = "10s" }
-    "#;
-    let settings = triage_config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"));
-    let world = World::new(&settings, Options::default());
+    let world = super::with_health_call();
     let list = || async { world.host.call(super::get("/hospitals/")).await.status().as_u16() };
     world.emulator.set_faults(Faults::none().anywhere(When::Always, Fault::FailBefore(StatusCode::BAD_GATEWAY)));
     for _ in 0..5 {
